@@ -1,0 +1,38 @@
+# `make run` and `make test` each set up everything they need on a fresh machine.
+PY ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A machine with an NVIDIA driver gets the CUDA build of jax, every other one the small CPU build.
+ACCELERATOR := $(if $(shell command -v nvidia-smi 2>/dev/null),cuda12,cpu)
+
+.PHONY: run test test-slow lint bench clean
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PY) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[$(ACCELERATOR),experiments]"
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[$(ACCELERATOR),experiments,test,lint]"
+	@touch $@
+
+# The default experiment; more overrides with ARGS="selection=top_k seed=1".
+run: $(VENV)/.installed
+	$(BIN)/rsft run experiment=stories $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m rsft_jax.experiments.benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info
