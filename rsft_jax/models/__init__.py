@@ -1,0 +1,19 @@
+"""Flax models: the decoder Transformer and its low-rank adapters."""
+
+from rsft_jax.models.transformer import (
+    Transformer,
+    TransformerConfig,
+    init_cache,
+    logits_fn,
+    stack_layers,
+    unstack_layers,
+)
+
+__all__ = [
+    "Transformer",
+    "TransformerConfig",
+    "init_cache",
+    "logits_fn",
+    "stack_layers",
+    "unstack_layers",
+]
