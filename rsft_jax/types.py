@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import chex
+import jax
 import numpy as np
 
-Array = chex.Array
-"""A JAX or NumPy array."""
+Array = jax.Array
+"""A JAX array, traced or not. Public functions take NumPy arrays wherever they take these."""
 PRNGKey = chex.PRNGKey
 """A typed key, as made by `jax.random.key`."""
 Numeric = chex.Numeric
@@ -43,7 +44,9 @@ class LogitsFn(Protocol):
 
     def __call__(
         self, params: Params, tokens: Array, positions: Array, cache: Cache
-    ) -> tuple[Array, Cache]: ...
+    ) -> tuple[Array, Cache]:
+        """Computes logits and the updated cache."""
+        ...
 
 
 class RewardFn(Protocol):
@@ -59,4 +62,6 @@ class RewardFn(Protocol):
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[Sequence[str]]
-    ) -> np.ndarray: ...
+    ) -> np.ndarray:
+        """Scores every completion."""
+        ...
