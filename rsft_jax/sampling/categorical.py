@@ -1,0 +1,270 @@
+"""One token per row by inverse CDF in two levels: one or two uniforms a row, not V of them.
+
+Drawing from a vocabulary with Gumbel noise costs V random numbers and V logarithms a row. The
+inverse CDF needs the row's block sums (one vectorised pass with one `exp` an element), a
+cumulative sum over about sqrt(V) blocks, and one block. On a two-core CPU this is some forty
+times faster than `jax.random.categorical` at `[64, 49152]`.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax.numpy as jnp
+
+from rsft_jax.types import Array
+
+_MAX_BLOCK = 256
+
+
+def block_size(vocab_size: int) -> int:
+    """Returns the block length used to cut a vocabulary: near 256, a divisor of it if there is one.
+
+    >>> block_size(49152), block_size(32000), block_size(50257), block_size(5)
+    (256, 256, 256, 5)
+    """
+    if vocab_size <= _MAX_BLOCK:
+        return vocab_size
+    for size in range(_MAX_BLOCK, _MAX_BLOCK // 4, -1):
+        if vocab_size % size == 0:
+            return size
+    return _MAX_BLOCK
+
+
+def block_reduce(values: Array, reduce_last: Callable[[Array], Array]) -> Array:
+    """Reduces each block of `values`; the last block may be short.
+
+    Args:
+      values: `[B, V]`.
+      reduce_last: `[B, blocks, size]` to `[B, blocks]`, such as `lambda x: x.sum(-1)`. Put
+        elementwise work (an `exp`) inside it: it is then fused into the reduction, which XLA
+        vectorises over the short axis, and no `[B, V]` array is written.
+
+    Returns:
+      `[B, n]`, where `n = ceil(V / block_size(V))`.
+    """
+    rows, vocab_size = values.shape
+    size = block_size(vocab_size)
+    whole = vocab_size // size
+    blocks = reduce_last(values[:, : whole * size].reshape(rows, whole, size))
+    if whole * size == vocab_size:
+        return blocks
+    rest = values[:, None, whole * size :]
+    return jnp.concatenate([blocks, reduce_last(rest)], axis=1)
+
+
+def take_block(values: Array, block: Array, fill: float) -> tuple[Array, Array]:
+    """Reads one block of each row.
+
+    Args:
+      values: `[B, V]`.
+      block: `[B]` int32 block numbers, in range.
+      fill: value for the places past the end of a short last block.
+
+    Returns:
+      `[B, size]` the values and `[B, size]` int32 their places in the row.
+    """
+    rows, vocab_size = values.shape
+    size = block_size(vocab_size)
+    place = block[:, None] * size + jnp.arange(size, dtype=jnp.int32)[None, :]
+    inside = place < vocab_size
+    taken = jnp.take_along_axis(values, jnp.minimum(place, vocab_size - 1), axis=1)
+    return jnp.where(inside, taken, jnp.asarray(fill, values.dtype)), place
+
+
+def first_true(mask: Array) -> Array:
+    """Returns `[B]` int32 the first true place of each row of `[B, n]`, or n if there is none."""
+    n = mask.shape[-1]
+    places = jnp.arange(n, dtype=jnp.int32)[None, :]
+    return jnp.where(mask, places, n).min(axis=-1)
+
+
+def _pick(mass: Array, threshold: Array) -> Array:
+    """The first place with mass whose cumulative mass exceeds the threshold.
+
+    A place without mass is never returned while the row has any: it is excluded by name, and not
+    by hoping that a rounded cumulative sum does not step there. If rounding leaves no place above
+    the threshold, the last place with mass takes it.
+    """
+    n = mass.shape[-1]
+    positive = mass > 0
+    above = positive & (jnp.cumsum(mass, axis=-1) > threshold[:, None])
+    places = jnp.arange(n, dtype=jnp.int32)[None, :]
+    last_positive = jnp.where(positive, places, 0).max(axis=-1)
+    return jnp.minimum(first_true(above), last_positive)
+
+
+def _take(values: Array, index: Array) -> Array:
+    return jnp.take_along_axis(values, index[:, None], axis=-1)[:, 0]
+
+
+@chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)
+class CategoricalCdf:
+    """The two-level cumulative mass of rows of logits; as many draws as wanted come from it.
+
+    Attributes:
+      maximum: `[B]` the largest logit of each row (0 where there is none).
+      block_mass: `[B, n]` sums of `exp(logit - maximum)` over each block.
+      total: `[B]` the sum of `block_mass`; zero, NaN or infinite where the row is no law.
+    """
+
+    maximum: Array
+    block_mass: Array
+    total: Array
+
+    @property
+    def valid(self) -> Array:
+        """`[B]` whether the row has mass and neither NaN nor +inf."""
+        return jnp.isfinite(self.total) & (self.total > 0)
+
+    @property
+    def log_normalizer(self) -> Array:
+        """`[B]` log-sum-exp of the logits, in nats."""
+        return self.maximum + jnp.log(self.total)
+
+
+def categorical_cdf(logits: Array) -> CategoricalCdf:
+    """Prepares rows of logits for inverse-CDF draws, in one pass.
+
+    Args:
+      logits: `[B, V]` unnormalised log probabilities; -inf marks a masked token.
+
+    Returns:
+      A `CategoricalCdf`, in float32 (or float64 for float64 logits).
+    """
+    chex.assert_rank(logits, 2)
+    logits = _as_computed(logits)
+    maximum = block_reduce(logits, lambda x: x.max(axis=-1)).max(axis=-1)
+    # Without this a row that is masked throughout would read -inf - -inf.
+    maximum = jnp.where(maximum == -jnp.inf, jnp.zeros_like(maximum), maximum)
+    mass = block_reduce(logits, lambda x: jnp.exp(x - maximum[:, None, None]).sum(axis=-1))
+    return CategoricalCdf(maximum=maximum, block_mass=mass, total=mass.sum(axis=-1))
+
+
+def draw_from_cdf(cdf: CategoricalCdf, logits: Array, uniform: Array) -> Array:
+    """Draws one token per row of a prepared CDF; reads one block of the logits.
+
+    Args:
+      cdf: from `categorical_cdf(logits)`.
+      logits: `[B, V]` the same logits.
+      uniform: `[B, 2]` uniforms in [0, 1): for the block, and for the token within it.
+
+    Returns:
+      `[B]` int32 tokens, -1 where `cdf.valid` is False.
+    """
+    logits = _as_computed(logits)
+    uniform = uniform.astype(logits.dtype)
+    block = _pick(cdf.block_mass, uniform[:, 0] * cdf.total)
+    inside, _ = take_block(logits, block, -jnp.inf)
+    mass = jnp.exp(inside - cdf.maximum[:, None])
+    place = _pick(mass, uniform[:, 1] * mass.sum(axis=-1))
+    token = block * block_size(logits.shape[1]) + place
+    return jnp.where(cdf.valid, token, -1)
+
+
+def sample_categorical_with_log_prob(uniform: Array, logits: Array) -> tuple[Array, Array]:
+    """Draws one token per row, and returns its log probability from the same pass.
+
+    The law is softmax(logits), by inversion: with blocks of about 256 tokens, the first uniform
+    chooses a block by its mass and the second a token within it. A masked token (-inf) is never
+    drawn, whatever the uniform and the rounding.
+
+    Resolution: a float32 uniform has steps of 2^-24 to 2^-23. With two uniforms only the block
+    masses (some 200 of them) are rounded to such a step, so the total variation from softmax is
+    below about 1e-5, and a rare token inside a common block has its right probability. With one
+    uniform what remains of it after the block is used for the token; then every probability is
+    a multiple of about 2^-23, tokens much rarer than 1e-7 are drawn too often or never, and
+    the total variation can reach `V * 2^-24` (0.003 at V = 49152). Use two where the tail counts.
+
+    Args:
+      uniform: `[...]` or `[..., 2]` uniforms in [0, 1).
+      logits: `[..., V]` unnormalised log probabilities. Any float type; computed in float32 at
+        least.
+
+    Returns:
+      `[...]` int32 tokens, and `[...]` their log probabilities in nats. A row that is no law
+      (all tokens masked, a NaN, a +inf) gives token -1 and log probability NaN.
+
+    Example:
+      >>> token, log_prob = sample_categorical_with_log_prob(
+      ...     jnp.array([[0.7, 0.1]]), jnp.log(jnp.array([[0.25, 0.0, 0.75]])))
+      >>> int(token[0]), round(float(jnp.exp(log_prob[0])), 6)
+      (0, 0.25)
+
+    References:
+      Devroye, Non-Uniform Random Variate Generation (1986), section III.2 (inversion).
+    """
+    lead, vocab_size = logits.shape[:-1], logits.shape[-1]
+    if uniform.ndim == logits.ndim:
+        chex.assert_shape(uniform, (*lead, 2))
+    else:
+        chex.assert_shape(uniform, lead)
+    flat = _as_computed(logits).reshape(-1, vocab_size)
+    cdf = categorical_cdf(flat)
+    if uniform.ndim == logits.ndim:
+        token = draw_from_cdf(cdf, flat, uniform.reshape(-1, 2))
+    else:
+        token = _draw_with_remainder(cdf, flat, uniform.reshape(-1).astype(flat.dtype))
+    log_prob = _take(flat, jnp.maximum(token, 0)) - cdf.log_normalizer
+    log_prob = jnp.where(token >= 0, log_prob, jnp.nan)
+    return token.reshape(lead), log_prob.reshape(lead)
+
+
+def sample_categorical(uniform: Array, logits: Array) -> Array:
+    """Draws one token per row by inverse CDF: `sample_categorical_with_log_prob` without the latter.
+
+    Args:
+      uniform: `[...]` or `[..., 2]` uniforms in [0, 1); see there what the second one buys.
+      logits: `[..., V]` unnormalised log probabilities; -inf marks a masked token.
+
+    Returns:
+      `[...]` int32 tokens; -1 for a row that is no law (all masked, a NaN, a +inf).
+
+    Example:
+      >>> logits = jnp.log(jnp.array([[0.2, 0.0, 0.8], [0.0, 0.0, 0.0]]))
+      >>> sample_categorical(jnp.array([0.0, 0.5]), logits).tolist()
+      [0, -1]
+    """
+    return sample_categorical_with_log_prob(uniform, logits)[0]
+
+
+def greedy_token(logits: Array) -> Array:
+    """Returns the token with the largest logit of each row; ties go to the lowest id.
+
+    The same as `argmax`, some ten times faster on a CPU because the maxima of blocks vectorise.
+
+    Args:
+      logits: `[..., V]`.
+
+    Returns:
+      `[...]` int32 tokens; -1 for a row that is masked throughout or holds a NaN or +inf.
+
+    Example:
+      >>> greedy_token(jnp.array([[0.0, 2.0, 2.0]])).tolist()
+      [1]
+    """
+    lead, vocab_size = logits.shape[:-1], logits.shape[-1]
+    flat = logits.reshape(-1, vocab_size)
+    maxima = block_reduce(flat, lambda x: x.max(axis=-1))
+    maximum = maxima.max(axis=-1)
+    # A NaN equals nothing, so a row with a NaN finds no block and no place.
+    block = first_true(maxima == maximum[:, None])
+    inside, _ = take_block(flat, jnp.minimum(block, maxima.shape[1] - 1), -jnp.inf)
+    place = first_true(inside == maximum[:, None])
+    token = block * block_size(vocab_size) + place
+    found = jnp.isfinite(maximum)
+    return jnp.where(found, token, -1).reshape(lead)
+
+
+def _draw_with_remainder(cdf: CategoricalCdf, logits: Array, uniform: Array) -> Array:
+    """One uniform per row: what is left of it after the block chooses the token."""
+    threshold = uniform * cdf.total
+    block = _pick(cdf.block_mass, threshold)
+    before = _take(jnp.cumsum(cdf.block_mass, axis=-1) - cdf.block_mass, block)
+    inside, _ = take_block(logits, block, -jnp.inf)
+    place = _pick(jnp.exp(inside - cdf.maximum[:, None]), threshold - before)
+    return jnp.where(cdf.valid, block * block_size(logits.shape[1]) + place, -1)
+
+
+def _as_computed(logits: Array) -> Array:
+    """Half precision is widened; float32 and float64 stay."""
+    return logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
