@@ -3,6 +3,7 @@
 from rsft_jax.models.transformer import (
     Transformer,
     TransformerConfig,
+    cache_fn,
     init_cache,
     logits_fn,
     stack_layers,
@@ -12,6 +13,7 @@ from rsft_jax.models.transformer import (
 __all__ = [
     "Transformer",
     "TransformerConfig",
+    "cache_fn",
     "init_cache",
     "logits_fn",
     "stack_layers",

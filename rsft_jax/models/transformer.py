@@ -26,6 +26,7 @@ References:
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -349,13 +350,34 @@ def _scanned(layer: type[nn.Module], length: int) -> type[nn.Module]:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _ModelLogits:
+    # A dataclass and not a closure: two made from equal models are equal, so jit compiles once.
+    model: Transformer
+
+    def __call__(
+        self, params: Params, tokens: Array, positions: Array, cache: Cache
+    ) -> tuple[Array, Cache]:
+        logits, cache = self.model.apply({"params": params}, tokens, positions, cache)
+        return cast(Array, logits), cache
+
+
+@dataclasses.dataclass(frozen=True)
+class _ModelCache:
+    config: TransformerConfig
+
+    def __call__(self, rows: int, length: int) -> Cache:
+        return init_cache(self.config, rows, length)
+
+
 def logits_fn(model: Transformer) -> LogitsFn:
     """The model as a pure function of its parameters, the form that `rsft_jax.generation` takes."""
+    return _ModelLogits(model)
 
-    def apply(params: Params, tokens: Array, positions: Array, cache: Cache) -> tuple[Array, Cache]:
-        return model.apply({"params": params}, tokens, positions, cache)
 
-    return apply
+def cache_fn(model: Transformer) -> Callable[[int, int], Cache]:
+    """`init_cache` of the model, the form that `rsft_jax.generation` takes."""
+    return _ModelCache(model.config)
 
 
 def stack_layers(params: Params, frozen_layers: int = 0) -> Params:

@@ -1,0 +1,99 @@
+"""Log-probabilities of given completions, by the law that `generate` draws from."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rsft_jax.generation.law import log_prob
+from rsft_jax.generation.types import Completions, Prompts, SamplingParams, as_prompts
+from rsft_jax.types import Array, LogitsFn, Params
+
+
+def score(
+    logits_fn: LogitsFn,
+    params: Params,
+    prompts: Prompts | Array,
+    completions: Completions,
+    *,
+    sampling: SamplingParams,
+    rows_at_once: int = 8,
+) -> Array:
+    """Log-probability of every token of given completions under a policy.
+
+    For the policy that drew them this is `completions.log_probs` up to rounding (1e-4 nats a token
+    in float32); with `SamplingParams(max_new_tokens=...)` alone it is the policy's own law,
+    untransformed. The sum over T is log q(y | x), stop token included.
+
+    The whole sequence is evaluated at once, without a cache, `rows_at_once` rows a time so that
+    the logits of all rows never exist together.
+
+    Args:
+      logits_fn: the policy; called with `cache=None`. Static and hashable.
+      params: its parameters.
+      prompts: P prompts, in any form that `generate` takes.
+      completions: P x N completions.
+      sampling: the law of a token; its lengths and stop tokens play no part. Static.
+      rows_at_once: rows a call; bounds the memory to rows x (prompt + completion) x V logits.
+
+    Returns:
+      `[P, N, T]` nats; 0 after the end of a completion.
+
+    Example:
+      >>> from rsft_jax.generation import generate
+      >>> coin = lambda params, tokens, positions, cache: (params[tokens], cache)
+      >>> table = jnp.log(jnp.array([[0.25, 0.75], [0.5, 0.5]]))
+      >>> law = SamplingParams(max_new_tokens=2)
+      >>> out = generate(jax.random.key(0), coin, table, [[0]], num_candidates=3, sampling=law)
+      >>> bool(jnp.allclose(score(coin, table, [[0]], out, sampling=law), out.log_probs))
+      True
+    """
+    prompts = as_prompts(prompts)
+    count, candidates, length = completions.tokens.shape
+    rows = count * candidates
+    repeated = np.arange(rows) // candidates
+    prompt_tokens, prompt_lengths = jnp.asarray(prompts.tokens), jnp.asarray(prompts.lengths)
+    tokens = jnp.asarray(completions.tokens).reshape(rows, length)
+    lengths = jnp.asarray(completions.lengths).reshape(rows)
+    parts = []
+    for first in range(0, rows, rows_at_once):
+        # The last block repeats its last row rather than change its shape and compile again.
+        block = np.minimum(np.arange(first, first + rows_at_once), rows - 1)
+        scored = _score_rows(
+            params,
+            prompt_tokens[repeated[block]],
+            prompt_lengths[repeated[block]],
+            tokens[block],
+            lengths[block],
+            logits_fn=logits_fn,
+            sampling=sampling,
+        )
+        parts.append(scored[: rows - first])
+    return jnp.concatenate(parts).reshape(count, candidates, length)
+
+
+@functools.partial(jax.jit, static_argnames=("logits_fn", "sampling"))
+def _score_rows(
+    params: Params,
+    prompts: Array,
+    prompt_lengths: Array,
+    completions: Array,
+    lengths: Array,
+    *,
+    logits_fn: LogitsFn,
+    sampling: SamplingParams,
+) -> Array:
+    rows, width = prompts.shape
+    length = completions.shape[1]
+    places = jnp.arange(length)[None, :]
+    inside = places < lengths[:, None]
+    # The completion follows its prompt at once: padding stands at the end of the row alone.
+    columns = prompt_lengths[:, None] + places
+    known = jnp.maximum(completions, 0)
+    sequence = jnp.pad(prompts, ((0, 0), (0, length)))
+    sequence = sequence.at[jnp.arange(rows)[:, None], columns].set(known)
+    positions = jnp.broadcast_to(jnp.arange(width + length, dtype=jnp.int32), sequence.shape)
+    logits, _ = logits_fn(params, sequence, positions, None)
+    before = jnp.take_along_axis(logits, columns[:, :, None] - 1, axis=1)
+    return jnp.where(inside, log_prob(before, known, sampling), jnp.zeros((), logits.dtype))

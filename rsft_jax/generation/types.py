@@ -1,0 +1,120 @@
+"""What generation takes and gives."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+from rsft_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """The law of one completion given its prompt; static and hashable.
+
+    Each token is drawn from the softmax of the policy's logits after, in this order: division by
+    the temperature, `top_k`, `top_p`, `min_p`. A completion ends with the first stop token, which
+    it contains, or after `max_new_tokens`.
+
+    Attributes:
+      max_new_tokens: longest completion, in tokens; at least 1.
+      temperature: divides the logits; 0 is greedy, the lowest id among equals.
+      top_k: keep the k most probable tokens; 0 keeps all.
+      top_p: keep the most probable tokens until their mass reaches this; 1 keeps all.
+      min_p: keep tokens at least this times as probable as the best; 0 keeps all.
+      stop_token_ids: ids that end a completion.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    stop_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop_token_ids", tuple(int(i) for i in self.stop_token_ids))
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature must be finite and >= 0, got {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be >= 0 (0 is off), got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be in [0, 1], got {self.min_p}")
+        if any(i < 0 for i in self.stop_token_ids):
+            raise ValueError(f"stop_token_ids must be >= 0, got {self.stop_token_ids}")
+
+
+class Prompts(NamedTuple):
+    """Tokenised prompts, padded on the right.
+
+    Attributes:
+      tokens: `[P, T]` int32; what stands after a prompt's length is never read.
+      lengths: `[P]` int32, each at least 1.
+    """
+
+    tokens: Array | np.ndarray
+    lengths: Array | np.ndarray
+
+
+@chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)
+class Completions:
+    """N completions for each of P prompts, padded on the right to the longest allowed.
+
+    Attributes:
+      tokens: `[P, N, T]` int32, the stop token included; -1 after the end.
+      lengths: `[P, N]` int32, number of tokens, the stop token counted.
+      log_probs: `[P, N, T]` log-probability in nats of each token under the law that it was drawn
+        from (temperature and truncation included); 0 after the end.
+      finished: `[P, N]` whether a stop token ended it (False: cut at `max_new_tokens`).
+      failed: `[P, N]` whether the policy gave no distribution to draw from (NaN, or every token
+        masked); the completion then ends before that token.
+    """
+
+    tokens: Array
+    lengths: Array
+    log_probs: Array
+    finished: Array
+    failed: Array
+
+
+def pad_prompts(sequences: Sequence[Sequence[int]], multiple_of: int = 1) -> Prompts:
+    """Pads token lists on the right, to a length that `multiple_of` divides.
+
+    Raises:
+      ValueError: when there is no prompt, one is empty, or one has a negative id.
+
+    Example:
+      >>> pad_prompts([[5, 6, 7], [8]]).tokens.tolist()
+      [[5, 6, 7], [8, 0, 0]]
+    """
+    if not sequences:
+        raise ValueError("prompts must hold at least one prompt, got none")
+    lengths = np.array([len(s) for s in sequences], np.int32)
+    if (lengths == 0).any():
+        raise ValueError(f"prompt {int(np.argmin(lengths))} is empty; it needs at least one token")
+    width = -(-int(lengths.max()) // multiple_of) * multiple_of
+    tokens = np.zeros((len(sequences), width), np.int32)
+    for row, sequence in enumerate(sequences):
+        tokens[row, : len(sequence)] = sequence
+        if min(sequence) < 0:
+            raise ValueError(f"prompt {row} holds the id {min(sequence)}; ids must be >= 0")
+    return Prompts(tokens, lengths)
+
+
+def as_prompts(prompts: Prompts | Array | np.ndarray | Sequence[Sequence[int]]) -> Prompts:
+    """Reads prompts in any form: padded, a `[P, T]` array of full rows, or lists of ids."""
+    if isinstance(prompts, Prompts):
+        chex.assert_rank([prompts.tokens, prompts.lengths], [2, 1])
+        return prompts
+    if hasattr(prompts, "shape"):
+        chex.assert_rank(prompts, 2)
+        return Prompts(prompts, jnp.full(prompts.shape[0], prompts.shape[1], jnp.int32))
+    return pad_prompts(prompts)
