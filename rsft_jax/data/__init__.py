@@ -1,0 +1,31 @@
+"""Prompt sets, tokenizers, chat templates, and batches to train on.
+
+Only what needs nothing but NumPy is exported here. Tokenizers, templates and batches are imported
+from their own modules: `rsft_jax.data.tokenizer`, `rsft_jax.data.chat`, `rsft_jax.data.batches`.
+"""
+
+from rsft_jax.data.cursor import PromptCursor, epoch_order, take
+from rsft_jax.data.prompts import (
+    MAX_LINE_BYTES,
+    Prompt,
+    PromptFile,
+    SkippedRow,
+    fields_by_text,
+    fingerprint,
+    load_prompts,
+    read_prompts,
+)
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "Prompt",
+    "PromptCursor",
+    "PromptFile",
+    "SkippedRow",
+    "epoch_order",
+    "fields_by_text",
+    "fingerprint",
+    "load_prompts",
+    "read_prompts",
+    "take",
+]
