@@ -7,6 +7,7 @@ times faster than `jax.random.categorical` at `[64, 49152]`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def take_block(values: Array, block: Array, fill: float) -> tuple[Array, Array]:
     Returns:
       `[B, size]` the values and `[B, size]` int32 their places in the row.
     """
-    rows, vocab_size = values.shape
+    vocab_size = values.shape[1]
     size = block_size(vocab_size)
     place = block[:, None] * size + jnp.arange(size, dtype=jnp.int32)[None, :]
     inside = place < vocab_size
@@ -97,8 +98,7 @@ def _take(values: Array, index: Array) -> Array:
     return jnp.take_along_axis(values, index[:, None], axis=-1)[:, 0]
 
 
-@chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)
-class CategoricalCdf:
+class CategoricalCdf(NamedTuple):
     """The two-level cumulative mass of rows of logits; as many draws as wanted come from it.
 
     Attributes:
@@ -210,10 +210,10 @@ def sample_categorical_with_log_prob(uniform: Array, logits: Array) -> tuple[Arr
 
 
 def sample_categorical(uniform: Array, logits: Array) -> Array:
-    """Draws one token per row by inverse CDF: `sample_categorical_with_log_prob` without the latter.
+    """Draws one token per row by inverse CDF; see `sample_categorical_with_log_prob`.
 
     Args:
-      uniform: `[...]` or `[..., 2]` uniforms in [0, 1); see there what the second one buys.
+      uniform: `[...]` or `[..., 2]` uniforms in [0, 1); the second one resolves the tail.
       logits: `[..., V]` unnormalised log probabilities; -inf marks a masked token.
 
     Returns:

@@ -1,0 +1,354 @@
+"""Logits to logits: temperature, truncation and masks. Masked entries are -inf.
+
+Every function takes `[..., V]` logits and returns the same shape, in float32 at least; the logits
+that stay are not changed (but for `temperature` and `repetition_penalty`), so the transforms
+compose by application: `top_p(top_k(temperature(logits, 0.7), 50), 0.9)` truncates the tempered
+law to 50 tokens and that to its nucleus. -inf entries on entry are masked already and stay so.
+A row with a NaN comes back with NaN throughout, so that nothing is drawn from it silently.
+
+None of them sorts the vocabulary, which takes half a second for `[64, 49152]` on a CPU: top_k
+keeps a heap where k is small, and otherwise both it and top_p search their threshold by bisection
+over the bits of a float, each step one vectorised pass.
+"""
+
+import math
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from rsft_jax.sampling.categorical import (
+    block_reduce,
+    first_true,
+    greedy_token,
+    take_block,
+)
+from rsft_jax.types import Array
+
+_MAX_HEAP = 64
+
+
+def temperature(logits: Array, value: float) -> Array:
+    """Divides the logits by a temperature; 0 leaves only the most probable token.
+
+    Args:
+      logits: `[..., V]`.
+      value: static, at least 0. 1 changes nothing. At 0 the lowest id among the largest logits
+        keeps logit 0 and all others get -inf: greedy decoding as a law.
+
+    Returns:
+      `[..., V]` tempered logits.
+
+    Raises:
+      ValueError: if `value` is negative, NaN or infinite.
+
+    Example:
+      >>> temperature(jnp.array([1.0, 3.0, 3.0]), 0.0).tolist()
+      [-inf, 0.0, -inf]
+    """
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"temperature must be a finite number >= 0; got {value}")
+    logits = _as_computed(logits)
+    if value == 0:
+        best = greedy_token(logits)[..., None]
+        only = jnp.where(_ids(logits) == best, 0.0, -jnp.inf).astype(logits.dtype)
+        return _nan_rows(only, jnp.isnan(logits).any(axis=-1))
+    if value == 1:
+        return logits
+    return logits / jnp.asarray(value, logits.dtype)
+
+
+def top_k(logits: Array, k: int) -> Array:
+    """Keeps the k largest logits of each row, exactly k; among equals the lowest ids stay.
+
+    Args:
+      logits: `[..., V]`.
+      k: static, at least 0. 0, and any k >= V, is off.
+
+    Returns:
+      `[..., V]` logits, -inf outside the k. A row with fewer than k unmasked tokens keeps them.
+
+    Raises:
+      ValueError: if `k` is negative.
+
+    Example:
+      >>> top_k(jnp.array([1.0, 3.0, 2.0, 2.0]), 2).tolist()
+      [-inf, 3.0, 2.0, -inf]
+    """
+    if isinstance(k, bool) or k != int(k) or k < 0:
+        raise ValueError(f"k must be an integer >= 0 (0 is off); got {k}")
+    logits = _as_computed(logits)
+    vocab_size = logits.shape[-1]
+    if k == 0 or k >= vocab_size:
+        return logits
+    flat = logits.reshape(-1, vocab_size)
+    threshold = _kth_largest(flat, int(k))
+    above = block_reduce(flat, lambda x: _count(x > threshold[:, None, None])).sum(axis=-1)
+    kept = _keep_from(flat, threshold, k - above)
+    return _nan_rows(kept, jnp.isnan(threshold)).reshape(logits.shape)
+
+
+def top_p(logits: Array, p: float) -> Array:
+    """Keeps the nucleus: the smallest set of most probable tokens with at least mass p.
+
+    A token stays if the mass of the tokens before it, by falling probability and then rising id,
+    is below p; so the most probable token always stays. Masses are float32 sums: a token whose
+    preceding mass lies within about 1e-6 of p may fall on either side.
+
+    Args:
+      logits: `[..., V]`.
+      p: static, in (0, 1]. 1 is off.
+
+    Returns:
+      `[..., V]` logits, -inf outside the nucleus.
+
+    Raises:
+      ValueError: if `p` is outside (0, 1].
+
+    Example:
+      >>> top_p(jnp.log(jnp.array([0.1, 0.6, 0.3])), 0.7).tolist()[0]
+      -inf
+
+    References:
+      Holtzman et al., The Curious Case of Neural Text Degeneration (2020), section 3.1.
+    """
+    if not 0 < p <= 1:
+        raise ValueError(f"p must be in (0, 1] (1 is off); got {p}")
+    logits = _as_computed(logits)
+    if p == 1:
+        return logits
+    flat = logits.reshape(-1, logits.shape[-1])
+    maximum = block_reduce(flat, lambda x: x.max(axis=-1)).max(axis=-1)
+    maximum = jnp.where(maximum == -jnp.inf, jnp.zeros_like(maximum), maximum)
+    mass = jnp.exp(flat - maximum[:, None])  # read by every step of the search: 32 exps saved
+    limit = jnp.asarray(p, flat.dtype) * block_reduce(mass, lambda x: x.sum(axis=-1)).sum(axis=-1)
+    threshold = _least_kept(
+        mass,
+        measure=lambda x: x,
+        level=limit,
+        # Two places there would weigh twice the bound (up to the rounding of the two sums).
+        at_most_one=lambda bound, rest: rest < 2 * bound,
+        lowest=0.0,
+    )
+    before = block_reduce(
+        mass, lambda x: jnp.where(x > threshold[:, None, None], x, 0).sum(axis=-1)
+    ).sum(axis=-1)
+    # Equal logits at the threshold enter by rising id until the limit is met.
+    room = jnp.where(threshold > 0, jnp.ceil((limit - before) / threshold), 0)
+    ties = jnp.clip(room, 1, flat.shape[1]).astype(jnp.int32)
+    kept = _keep_from(flat, threshold, ties, key=mass)
+    return _nan_rows(kept, jnp.isnan(limit)).reshape(logits.shape)
+
+
+def min_p(logits: Array, p: float) -> Array:
+    """Keeps the tokens at least p times as probable as the most probable one.
+
+    Args:
+      logits: `[..., V]`.
+      p: static, in [0, 1]. 0 is off.
+
+    Returns:
+      `[..., V]` logits, -inf below the threshold.
+
+    Raises:
+      ValueError: if `p` is outside [0, 1].
+
+    Example:
+      >>> min_p(jnp.log(jnp.array([0.8, 0.15, 0.05])), 0.1).tolist()[2]
+      -inf
+
+    References:
+      Nguyen et al., Turning Up the Heat: Min-p Sampling (2024), section 3.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must be in [0, 1] (0 is off); got {p}")
+    logits = _as_computed(logits)
+    if p == 0:
+        return logits
+    maximum = logits.max(axis=-1, keepdims=True)
+    floor = maximum + jnp.asarray(math.log(p), logits.dtype)
+    kept = jnp.where(logits >= floor, logits, -jnp.inf)
+    return _nan_rows(kept, jnp.isnan(maximum[..., 0]))
+
+
+def repetition_penalty(logits: Array, seen: Array, penalty: float) -> Array:
+    """Makes tokens already seen less probable: positive logits are divided, others multiplied.
+
+    This is the rule of CTRL and of most decoders. It depends on the zero of the logits, so
+    shifting a row changes its law; apply it to the model's own logits, before anything else.
+
+    Args:
+      logits: `[..., V]`.
+      seen: `[..., V]` bool, the tokens to penalise.
+      penalty: static, above 0. 1 is off; below 1 rewards repetition.
+
+    Returns:
+      `[..., V]` logits.
+
+    Raises:
+      ValueError: if `penalty` is not a finite number above 0.
+
+    Example:
+      >>> seen = jnp.array([True, True, False])
+      >>> repetition_penalty(jnp.array([2.0, -1.0, 2.0]), seen, 2.0).tolist()
+      [1.0, -2.0, 2.0]
+
+    References:
+      Keskar et al., CTRL (2019), section 4.1.
+    """
+    if not (penalty > 0 and math.isfinite(penalty)):
+        raise ValueError(f"penalty must be a finite number > 0 (1 is off); got {penalty}")
+    chex.assert_equal_shape([logits, seen])
+    logits = _as_computed(logits)
+    factor = jnp.asarray(penalty, logits.dtype)
+    return jnp.where(seen, jnp.where(logits > 0, logits / factor, logits * factor), logits)
+
+
+def allow_tokens(logits: Array, allowed: Array) -> Array:
+    """Masks every token that is not allowed.
+
+    Args:
+      logits: `[..., V]`.
+      allowed: `[V]` or `[..., V]` bool.
+
+    Returns:
+      `[..., V]` logits, -inf where not allowed. A row with nothing allowed is masked throughout,
+      and `sample_categorical` gives -1 for it.
+
+    Example:
+      >>> allow_tokens(jnp.array([[1.0, 2.0]]), jnp.array([True, False])).tolist()
+      [[1.0, -inf]]
+    """
+    chex.assert_axis_dimension(allowed, -1, logits.shape[-1])
+    logits = _as_computed(logits)
+    return jnp.where(jnp.broadcast_to(allowed, logits.shape), logits, -jnp.inf)
+
+
+def _kth_largest(flat: Array, k: int) -> Array:
+    """`[B]` the k-th largest value of each row of `[B, V]`; NaN for a row with a NaN."""
+    has_nan = block_reduce(flat, lambda x: _count(jnp.isnan(x))).sum(axis=-1) > 0
+    if k <= _MAX_HEAP:  # a heap of k, one pass; its cost grows with k
+        # Without the barrier XLA pulls the slice in and sorts the whole row instead.
+        kth = jax.lax.optimization_barrier(jax.lax.top_k(flat, k))[0][:, -1]
+    else:
+        kth = _least_kept(
+            flat,
+            measure=jnp.ones_like,  # a float count is exact below 2^24, and vectorises
+            level=jnp.full((flat.shape[0],), k, flat.dtype),
+            at_most_one=lambda _, rest: rest <= 1,
+            lowest=-jnp.inf,
+        )
+    return jnp.where(has_nan, jnp.nan, kth)
+
+
+def _least_kept(
+    values: Array,
+    *,
+    measure: Callable[[Array], Array],
+    level: Array,
+    at_most_one: Callable[[Array, Array], Array],
+    lowest: float,
+) -> Array:
+    """`[B]` the largest value v of a row for which the places at or above v measure `level`.
+
+    Bisection over the bits of a float: floats of one sign have the order of their bits, and
+    flipping the other bits of the negative ones makes that the order of all. At most 32 (64)
+    passes find the value exactly, and fewer when what lies between the bounds is one place only.
+
+    Args:
+      values: `[B, V]`.
+      measure: elementwise, what a place counts for: 1, or its mass.
+      level: `[B]` what must be reached; all places together reach it.
+      at_most_one: (lower bound, measure between the bounds) to whether one place is left there.
+      lowest: the lower end of the search.
+    """
+    dtype = values.dtype
+    integer = jnp.int64 if dtype == jnp.float64 else jnp.int32
+    one, others = jnp.asarray(1, integer), jnp.asarray(jnp.iinfo(integer).max, integer)
+
+    def flip(bits):
+        return jnp.where(bits < 0, bits ^ others, bits)
+
+    def to_order(value):
+        return flip(jax.lax.bitcast_convert_type(jnp.asarray(value, dtype), integer))
+
+    def to_float(order):
+        return jax.lax.bitcast_convert_type(flip(order), dtype)
+
+    def measure_from(threshold):
+        def one_block(x):
+            weight = measure(x)
+            return jnp.where(x >= threshold[:, None, None], weight, jnp.zeros_like(weight)).sum(
+                axis=-1, dtype=weight.dtype
+            )
+
+        return block_reduce(values, one_block).sum(axis=-1, dtype=level.dtype)
+
+    def done(low, high, low_measure, high_measure):
+        return (high - one <= low) | at_most_one(to_float(low), low_measure - high_measure)
+
+    def halve(bounds):
+        low, high, low_measure, high_measure = bounds
+        middle = (low & high) + ((low ^ high) >> one)  # their mean, without overflow
+        here = measure_from(to_float(middle))
+        reached = here >= level
+        # A row that is done must not move: its bounds already hold one value.
+        up = reached & ~done(*bounds)
+        down = ~reached & ~done(*bounds)
+        return (
+            jnp.where(up, middle, low),
+            jnp.where(down, middle, high),
+            jnp.where(up, here, low_measure),
+            jnp.where(down, here, high_measure),
+        )
+
+    low = jnp.full(level.shape, to_order(lowest), integer)
+    high = jnp.full(level.shape, to_order(jnp.inf) + one, integer)
+    low_measure = measure_from(to_float(low))
+    bounds = (low, high, low_measure, jnp.zeros_like(low_measure))
+    bounds = jax.lax.while_loop(lambda b: ~done(*b).all(), halve, bounds)
+    floor = to_float(bounds[0])[:, None, None]
+    return block_reduce(values, lambda x: jnp.where(x >= floor, x, jnp.inf).min(axis=-1)).min(
+        axis=-1
+    )
+
+
+def _keep_from(flat: Array, threshold: Array, ties: Array, key: Array | None = None) -> Array:
+    """Masks what lies below a threshold, and all but the first `ties` places that equal it.
+
+    The place of the last tie is found as a token is drawn: first its block, then within it.
+    """
+    key = flat if key is None else key
+    counts = block_reduce(key, lambda x: _count(x == threshold[:, None, None]))
+    reached = jnp.cumsum(counts, axis=-1)
+    block = jnp.minimum(first_true(reached >= ties[:, None]), counts.shape[1] - 1)
+    before = jnp.take_along_axis(reached - counts, block[:, None], axis=1)
+    inside, place = take_block(key, block, jnp.nan)
+    rank = before + jnp.cumsum((inside == threshold[:, None]).astype(jnp.int32), axis=-1)
+    within = first_true(rank >= ties[:, None])
+    last = jnp.where(
+        within < place.shape[1], place[:, 0] + within, flat.shape[1]
+    )  # fewer ties than allowed: all stay
+    level = threshold[:, None]
+    keep = (key > level) | ((key == level) & (_ids(flat) <= last[:, None]))
+    return jnp.where(keep, flat, -jnp.inf)
+
+
+def _nan_rows(logits: Array, has_nan: Array) -> Array:
+    """Rows that cannot be ordered (a NaN among them) become NaN: nothing is drawn from them."""
+    return jnp.where(has_nan[..., None], jnp.nan, logits)
+
+
+def _ids(logits: Array) -> Array:
+    shape = (1,) * (logits.ndim - 1) + logits.shape[-1:]
+    return jnp.arange(logits.shape[-1], dtype=jnp.int32).reshape(shape)
+
+
+def _count(mask: Array) -> Array:
+    return mask.astype(jnp.int32).sum(axis=-1, dtype=jnp.int32)
+
+
+def _as_computed(logits: Array) -> Array:
+    """Half precision is widened; float32 and float64 stay."""
+    return logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
