@@ -5,11 +5,13 @@ T tokens, V vocabulary, D width.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import chex
 import jax
 import numpy as np
+
+_T = TypeVar("_T")
 
 Array = jax.Array
 """A JAX array, traced or not. Public functions take NumPy arrays wherever they take these."""
@@ -60,8 +62,16 @@ class RewardFn(Protocol):
       `[P, N]` float rewards.
     """
 
-    def __call__(
-        self, prompts: Sequence[str], completions: Sequence[Sequence[str]]
-    ) -> np.ndarray:
+    def __call__(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> np.ndarray:
         """Scores every completion."""
         ...
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def record(cls: type[_T]) -> type[_T]:
+    """Makes a result type: a frozen, keyword-only dataclass that is a pytree.
+
+    The same as `chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)`, in a form
+    whose fields type checkers see.
+    """
+    return chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)(cls)

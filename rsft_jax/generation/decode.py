@@ -9,20 +9,19 @@ its index into it, so that neither the slot, nor the neighbours, nor the padding
 import functools
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from rsft_jax.generation.law import draw
 from rsft_jax.generation.types import SamplingParams
-from rsft_jax.types import Array, Cache, LogitsFn, Params, PRNGKey
+from rsft_jax.types import Array, Cache, LogitsFn, Params, PRNGKey, record
 
 InitCacheFn = Callable[[int, int], Cache]
 """`init_cache(rows, length)`: an empty cache; the rows on the leading axis of every leaf."""
 
 
-@chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)
+@record
 class DecodeState:
     """B slots in the middle of decoding.
 

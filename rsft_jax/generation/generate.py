@@ -118,9 +118,10 @@ def _check(
         raise ValueError(f"slots must be at least 1 or None, got {slots}")
     if on_progress is not None and slots is None:
         raise ValueError("on_progress needs slots: without them generation is one program")
-    if isinstance(prompts.lengths, jax.core.Tracer):
-        return
-    lengths = np.asarray(prompts.lengths)
+    try:
+        lengths = np.asarray(prompts.lengths)
+    except jax.errors.TracerArrayConversionError:
+        return  # inside jit there is no value to check
     if lengths.size == 0:
         raise ValueError("prompts must hold at least one prompt, got none")
     width = prompts.tokens.shape[1]
@@ -211,7 +212,7 @@ def _through_slots(
 ) -> Completions:
     count, candidates = keys.shape
     total = count * candidates
-    out = _empty_completions(total, sampling.max_new_tokens)
+    out = _empty_arrays(total, sampling.max_new_tokens)
     tokens, lengths = np.asarray(prompts.tokens), np.asarray(prompts.lengths)
     last = tokens[np.arange(count), lengths - 1]
     keys = keys.reshape(-1)
@@ -256,11 +257,12 @@ def _through_slots(
             _collect(out, occupant[ended], state, ended)
             occupant[ended] = -1
             done += ended.size
-            drawn = int(out.lengths.sum())
+            drawn = int(out["lengths"].sum())
         if on_progress is not None:
             running = int(np.asarray(state.length)[occupant >= 0].sum())
             on_progress(GenerationProgress(done, total, drawn + running, slot_steps))
-    return jax.tree.map(lambda leaf: leaf.reshape(count, candidates, *leaf.shape[1:]), out)
+    shape = (count, candidates)
+    return Completions(**{k: jnp.asarray(v.reshape(*shape, *v.shape[1:])) for k, v in out.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,17 +302,20 @@ def _padded(values: np.ndarray, size: int) -> np.ndarray:
     return np.pad(values.astype(np.int32), (0, size - values.size))
 
 
-def _empty_completions(rows: int, length: int) -> Completions:
-    return Completions(
-        tokens=np.full((rows, length), -1, np.int32),
-        lengths=np.zeros(rows, np.int32),
-        log_probs=np.zeros((rows, length), np.float32),
-        finished=np.zeros(rows, bool),
-        failed=np.zeros(rows, bool),
-    )
+def _empty_arrays(rows: int, length: int) -> dict[str, np.ndarray]:
+    """The fields of `Completions` in host memory, to be filled as candidates end."""
+    return {
+        "tokens": np.full((rows, length), -1, np.int32),
+        "lengths": np.zeros(rows, np.int32),
+        "log_probs": np.zeros((rows, length), np.float32),
+        "finished": np.zeros(rows, bool),
+        "failed": np.zeros(rows, bool),
+    }
 
 
-def _collect(out: Completions, rows: np.ndarray, state: DecodeState, slots: np.ndarray) -> None:
+def _collect(
+    out: dict[str, np.ndarray], rows: np.ndarray, state: DecodeState, slots: np.ndarray
+) -> None:
     for name in ("tokens", "log_probs", "finished", "failed"):
-        getattr(out, name)[rows] = np.asarray(getattr(state, name))[slots]
-    out.lengths[rows] = np.asarray(state.length)[slots]
+        out[name][rows] = np.asarray(getattr(state, name))[slots]
+    out["lengths"][rows] = np.asarray(state.length)[slots]

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsft_jax.types import Array
+from rsft_jax.types import Array, record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Prompts(NamedTuple):
     lengths: Array | np.ndarray
 
 
-@chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)
+@record
 class Completions:
     """N completions for each of P prompts, padded on the right to the longest allowed.
 
@@ -114,7 +115,7 @@ def as_prompts(prompts: Prompts | Array | np.ndarray | Sequence[Sequence[int]]) 
     if isinstance(prompts, Prompts):
         chex.assert_rank([prompts.tokens, prompts.lengths], [2, 1])
         return prompts
-    if hasattr(prompts, "shape"):
+    if isinstance(prompts, jax.Array | np.ndarray):
         chex.assert_rank(prompts, 2)
         return Prompts(prompts, jnp.full(prompts.shape[0], prompts.shape[1], jnp.int32))
     return pad_prompts(prompts)
