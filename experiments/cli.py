@@ -1,0 +1,393 @@
+"""The command `rsft`: run, report, evaluate.
+
+The sub-commands are parsed by argparse; overrides and sweeps are read by Hydra (see `config.py`
+for what is taken from Hydra and what is not). Whatever is wrong with the settings is one line on
+the standard error and exit code 2, before anything is imported, compiled or written: modules that
+import JAX are named in `_RUNNERS` and imported when a run starts.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rsft_jax.experiments.errors import EXIT_CODE_HELP, ConfigError, ExitCode, one_line, shown
+from rsft_jax.experiments.groups import GROUPS, group_options
+
+# kind of experiment -> module and function (config, RunFolder) -> ExitCode
+_RUNNERS = {
+    "language": ("rsft_jax.experiments.stories", "run_language"),
+    "gaussian": ("rsft_jax.experiments.gaussian", "run_gaussian"),
+}
+_EVALUATE = ("rsft_jax.experiments.stories", "evaluate_folder")
+_REPORT = ("rsft_jax.experiments.report", "write_report")
+_MAX_JOB_NAME = 80
+_SECONDS_TO_STOP = 60
+
+_EXAMPLES = """\
+examples:
+  rsft run                                     the default experiment, stories
+  rsft run experiment=gaussian                 the textbook algorithm, in seconds
+  rsft run selection=top_k selection.k=2 training.learning_rate=1e-5 output_dir=FOLDER
+  rsft run output_dir=FOLDER resume=true       go on with an interrupted run
+  rsft run -m seed=0,1,2 selection=top_k,best_of_n      a sweep: six runs
+  rsft run -cd my_configs reward=mine          options from your own folder, my_configs/reward/
+  rsft report FOLDER                           write FOLDER/report.html again
+  rsft evaluate FOLDER                         score the tuned policy again on held-out prompts"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code; `console_scripts` exits with it."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with _sigterm_raises():
+            return int(_dispatch(arguments))
+    except ConfigError as error:
+        _complain(one_line(error))
+        return int(ExitCode.USAGE)
+    except KeyboardInterrupt as error:
+        return int(ExitCode.TERMINATED if isinstance(error, _Terminated) else ExitCode.INTERRUPTED)
+    except ModuleNotFoundError as error:
+        _complain(f'{one_line(error)}; install it with: pip install "rsft_jax[experiments]"')
+        return int(ExitCode.FAILED)
+    except BrokenPipeError:  # `rsft --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.OK)
+    except OSError as error:  # a full disk, a folder that went away
+        _complain(one_line(error))
+        return int(ExitCode.FAILED)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return ExitCode.OK
+    if arguments[0] == "--version":
+        print(f"rsft_jax {_version()}")
+        return ExitCode.OK
+    if arguments[0] == "--complete":
+        from rsft_jax.experiments.completion import complete
+
+        print("\n".join(complete(os.environ.get("COMP_LINE", " ".join(arguments[1:])))))
+        return ExitCode.OK
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "run": _run_command,
+        "report": _report_command,
+        "evaluate": _evaluate_command,
+    }
+    if arguments[0] not in commands:
+        from rsft_jax.experiments.structure import nearest
+
+        hint = nearest(arguments[0], commands) or f"; commands: {', '.join(commands)}"
+        raise ConfigError(f"{shown(arguments[0])}: unknown command{hint}")
+    return commands[arguments[0]](arguments[1:])
+
+
+def _run_command(arguments: list[str]) -> int:
+    parser = _Parser(prog="rsft run", description=_groups_help(), epilog=_EXAMPLES)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings and groups")
+    parser.add_argument("-m", "--multirun", action="store_true", help="run each job of a sweep")
+    parser.add_argument(
+        "-cd", "--config-dir", type=Path, metavar="DIR", help="folder with your own groups"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved settings, run nothing"
+    )
+    parsed = parser.parse_intermixed_args(arguments)
+    if parsed.multirun:
+        return _sweep(parsed.overrides, parsed.config_dir)
+    config = _compose(parsed.overrides, parsed.config_dir)
+    if parsed.print_config:
+        from omegaconf import OmegaConf
+        from rsft_jax.experiments.structure import to_dict
+
+        print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), end="")
+        return ExitCode.OK
+    return _run(config)
+
+
+def _report_command(arguments: list[str]) -> int:
+    folder = _folder_argument("report", "write report.html and figures of a run again", arguments)
+    with _failures_of(folder):
+        print(_imported(_REPORT)(folder))
+        return ExitCode.OK
+    return ExitCode.FAILED
+
+
+def _evaluate_command(arguments: list[str]) -> int:
+    text = "score the tuned policy of a run again on held-out prompts"
+    folder = _folder_argument("evaluate", text, arguments)
+    with _failures_of(folder):
+        _use_compilation_cache()
+        return _imported(_EVALUATE)(folder) or ExitCode.OK
+    return ExitCode.FAILED
+
+
+def _folder_argument(command: str, text: str, arguments: list[str]) -> Path:
+    from rsft_jax.experiments.run_folder import existing_run
+
+    parser = _Parser(prog=f"rsft {command}", description=text)
+    parser.add_argument("folder", type=Path, help="the output_dir of a run")
+    return existing_run(parser.parse_args(arguments).folder).path
+
+
+def _compose(overrides: list[str], config_dir: Path | None) -> Any:
+    """Composes the settings; `output_dir=FOLDER resume=true` alone takes those of the run there."""
+    from rsft_jax.experiments.config import load_config, parse_overrides, read_config, with_output
+
+    given = {o.key_or_group: o.value() for o in parse_overrides(overrides)}
+    output_dir = given.get("output_dir")
+    if set(given) == {"output_dir", "resume"} and given["resume"] is True:
+        saved = Path(str(output_dir), "config.yaml")
+        if saved.is_file():
+            return with_output(read_config(saved), Path(str(output_dir)), resume=True)
+    return load_config(overrides, config_dir)
+
+
+def _run(config: Any) -> int:
+    """Runs one experiment in its folder and writes the report."""
+    from rsft_jax.experiments.config import with_output
+    from rsft_jax.experiments.run_folder import (
+        check_output_dir,
+        close_run,
+        default_output_dir,
+        open_run_folder,
+        read_status,
+    )
+
+    path = Path(config.output_dir) if config.output_dir else default_output_dir(config.name)
+    check_output_dir(path, resume=config.resume)
+    if config.resume and read_status(path).get("status") == "finished":
+        print(f"{path}: this run is finished; nothing to do")
+        return ExitCode.OK
+    config = with_output(config, path)
+    with open_run_folder(path, config, resume=config.resume) as folder:
+        try:
+            _use_compilation_cache()
+            run = _imported(_RUNNERS[config.kind])
+            folder.update(device=_device())
+            code = ExitCode(run(config, folder))
+        except KeyboardInterrupt as error:
+            close_run(folder, "interrupted")
+            _complain(f"interrupted; go on with: rsft run output_dir={path} resume=true")
+            return ExitCode.TERMINATED if isinstance(error, _Terminated) else ExitCode.INTERRUPTED
+        except Exception as error:
+            close_run(folder, "failed")
+            return _report_failure(path, error)
+        close_run(
+            folder, {ExitCode.OK: "finished", ExitCode.NO_DATA: "no data"}.get(code, "failed")
+        )
+        with _failures_of(path):
+            print(f"report: {_imported(_REPORT)(path)}")
+            return code
+        return code or ExitCode.FAILED
+
+
+def _sweep(overrides: list[str], config_dir: Path | None) -> int:
+    """Runs each job of a sweep in a process of its own, so that none can take others along.
+
+    A job that crashes, or is killed for want of memory, is one failed job. All jobs are checked
+    before the first is run.
+    """
+    from rsft_jax.experiments.config import expand_sweep, load_config, parse_overrides
+    from rsft_jax.experiments.run_folder import check_output_dir, default_output_dir
+
+    jobs = expand_sweep(overrides, config_dir)
+    configs = [load_config(job, config_dir) for job in jobs]
+    given = configs[0].output_dir
+    root = Path(given) if given else default_output_dir(f"{configs[0].name}-sweep")
+    swept = [o.key_or_group for o in parse_overrides(overrides) if o.is_sweep_override()]
+    folders = [root / _job_name(number, job, swept) for number, job in enumerate(jobs)]
+    for folder, config in zip(folders, configs):
+        check_output_dir(folder, resume=config.resume)
+    failed = []
+    for number, (job, folder) in enumerate(zip(jobs, folders)):
+        kept = [text for text in job if not text.startswith("output_dir=")]
+        command = [sys.executable, "-m", "rsft_jax.experiments.cli", "run", *kept]
+        command.append(f"output_dir={_quoted(str(folder))}")
+        command += ["--config-dir", str(config_dir)] if config_dir else []
+        print(f"job {number + 1} of {len(jobs)}: {' '.join(_swept(job, swept))}", flush=True)
+        code = _run_job(command)
+        if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+            return code
+        if code:
+            failed.append((folder, code))
+            _complain(f"job {number + 1} of {len(jobs)}: exit code {code}; {folder}")
+    print(f"sweep: {len(jobs) - len(failed)} of {len(jobs)} jobs done; {root}")
+    for folder, code in failed:
+        print(f"  failed with exit code {code}: {folder}")
+    return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def _run_job(command: list[str]) -> int:
+    """Runs a job to its end, and passes on the signal that ends this process meanwhile.
+
+    The job has a session of its own, so that Ctrl-C reaches it once and not twice: the second
+    signal would end it before its folder is in order.
+    """
+    job = subprocess.Popen(command, start_new_session=True)
+    try:
+        return job.wait()
+    except KeyboardInterrupt as error:
+        job.send_signal(signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
+        try:
+            return job.wait(_SECONDS_TO_STOP)
+        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            job.kill()
+            job.wait()
+            raise error from None
+
+
+def _quoted(text: str) -> str:
+    """Quotes a text for Hydra's grammar."""
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _swept(job: list[str], swept: list[str]) -> list[str]:
+    return [text for text in job if text.partition("=")[0] in swept]
+
+
+def _job_name(number: int, job: list[str], swept: list[str]) -> str:
+    """Names a job's folder by its place and its settings: 003_seed=1,selection=top_k."""
+    text = ",".join(_swept(job, swept))
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._=,-+") else "_" for c in text)
+    return f"{number:03d}_{safe}"[:_MAX_JOB_NAME]
+
+
+def _imported(place: tuple[str, str]) -> Callable[..., Any]:
+    module, name = place
+    return getattr(importlib.import_module(module), name)
+
+
+def _use_compilation_cache() -> None:
+    """Keeps compiled programs on disk: the second run of an experiment starts in seconds."""
+    import jax
+    from rsft_jax.experiments.assets import default_cache_dir
+
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _device() -> str:
+    import jax
+
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}"
+
+
+@contextlib.contextmanager
+def _failures_of(folder: Path) -> Iterator[None]:
+    """Reports a failure as one line; the statement after the block then says what to return."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        _report_failure(folder, error)
+
+
+def _report_failure(folder: Path, error: Exception) -> ExitCode:
+    """Writes the traceback to error.log and one line to the standard error."""
+    where = folder / "error.log"
+    try:
+        where.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        trace = f"; traceback in {where}"
+    except OSError as problem:  # a full disk is a likely reason of the first error
+        trace = f"; {where} could not be written ({problem.strerror})"
+    name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    _complain(f"{name}{one_line(error)}{trace}")
+    return ExitCode.FAILED
+
+
+def _complain(text: str) -> None:
+    print(f"rsft: error: {text}", file=sys.stderr)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: takes the way of Ctrl-C, so that the folder is closed in order."""
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def stop(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the second one ends at once
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line."""
+
+    def __init__(self, **options: Any):
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog.removeprefix('rsft ')}: {message}")
+
+
+def _help() -> str:
+    codes = "\n".join(f"  {int(code):>3}  {text}" for code, text in EXIT_CODE_HELP.items())
+    return f"""\
+usage: rsft run [-m] [-cd DIR] [key=value ...]
+       rsft report FOLDER
+       rsft evaluate FOLDER
+       rsft COMMAND --help | rsft --version
+
+Rejection sampling fine-tuning: draw candidates, accept or reject them towards a target,
+fine-tune on what was accepted, repeat.
+
+{_groups_help()}
+
+{_EXAMPLES}
+
+exit codes:
+{codes}
+
+completion in bash: complete -o nospace -C 'rsft --complete' rsft"""
+
+
+def _groups_help() -> str:
+    options = group_options()
+    lines = [
+        f"  {group + '=':<15}{GROUPS[group]}\n{'':17}{', '.join(options[group])}"
+        for group in GROUPS
+    ]
+    return "\n".join(
+        [
+            "Groups, each with the options that come with rsft (group=option):",
+            *lines,
+            "",
+            "Every field can be set: group.field=value. See them with --print-config.",
+            "Always there: seed=0 output_dir=FOLDER (default runs/NAME/DATE-TIME) resume=true",
+        ]
+    )
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("rsft_jax")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Tab completion: the words that can follow. Imports neither JAX nor Hydra."""
+
+from rsft_jax.experiments.groups import group_options
+from rsft_jax.experiments.schema import RunConfig
+from rsft_jax.experiments.structure import field_paths
+
+
+def complete(line: str) -> list[str]:
+    """Lists what can stand at the end of a command line.
+
+    Args:
+      line: the line so far, starting with the name of the command.
+
+    Returns:
+      Whole words; bash takes "=" as a border of words, so after it the option alone.
+
+    >>> complete("rsft run selection=top")
+    ['top_k']
+    >>> complete("rsft run training.learning_r")
+    ['training.learning_rate=']
+    """
+    words = line.split(" ")
+    word = words[-1]
+    if len(words) <= 2:
+        return [name for name in ("evaluate", "report", "run") if name.startswith(word)]
+    if words[1] != "run":
+        return []
+    options = group_options()
+    key, equals, value = word.partition("=")
+    if equals:
+        return [name for name in options.get(key, []) if name.startswith(value)]
+    names = [*options, *dict.fromkeys(field_paths(RunConfig))]
+    return [f"{name}=" for name in names if name.startswith(word)]
