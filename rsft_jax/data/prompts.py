@@ -194,7 +194,7 @@ def _parse(
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        if cut:
+        if cut and error.reason == "unexpected end of data":
             _fail(path, number, "the last line is cut: it ends inside a character")
         return SkippedRow(line=number, id="", reason=f"invalid UTF-8 at byte {error.start}")
     try:

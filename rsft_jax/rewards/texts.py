@@ -6,7 +6,7 @@ Letters: P prompts, N candidates per prompt.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ _WORD = re.compile(r"\w+(?:['’]\w+)*")
 # The look-behind lets a match begin only where a run begins: without it ten thousand dots in a row
 # would be scanned from each of them.
 _SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]+[\"'”’»)\]]*(?=\s|$)|\n+")
-_ABBREVIATIONS = frozenset({"dr", "mr", "mrs", "ms", "mt", "prof", "sr", "jr", "st", "vs"})
+_ABBREVIATION = re.compile(r"(?:^|\W)(?:dr|jr|mr|mrs|ms|mt|prof|sr|st|vs)$", re.IGNORECASE)
 
 
 def split_words(text: str) -> list[str]:
@@ -41,22 +41,16 @@ def split_sentences(text: str) -> list[str]:
     >>> split_sentences('"Mr. Ito?" she asked. Nobody!! \\nThe end')
     ['"Mr. Ito?"', 'she asked.', 'Nobody!!', 'The end']
     """
-    sentences: list[str] = []
+    spans: list[tuple[int, int]] = []
     start = 0
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    for end in [*ends, len(text)]:
-        piece = text[start:end]
-        words = _WORD.findall(piece)
-        if end < len(text) and words and _ends_in_abbreviation(piece, words[-1]):
-            continue
+    for end in [*_sentence_ends(text), len(text)]:
+        if spans and not _WORD.search(text, start, end):
+            spans[-1] = (spans[-1][0], end)
+        else:  # at the beginning also punctuation alone: an emoticon has a sentiment
+            spans.append((start, end))
         start = end
-        if words:
-            sentences.append(piece.strip())
-        elif sentences and piece.strip():
-            sentences[-1] = f"{sentences[-1]} {piece.strip()}"
-        elif piece.strip():  # nothing but punctuation so far; an emoticon has a sentiment
-            sentences.append(piece.strip())
-    return sentences
+    sentences = [text[start:end].strip() for start, end in spans]
+    return [sentence for sentence in sentences if sentence]
 
 
 def candidates_shape(
@@ -132,5 +126,11 @@ def from_text_score(score: Callable[[str], float]) -> RewardFn:
     return from_batch_score(lambda texts: [score(text) for text in texts])
 
 
-def _ends_in_abbreviation(piece: str, last_word: str) -> bool:
-    return last_word.lower() in _ABBREVIATIONS and piece.rstrip().endswith(f"{last_word}.")
+def _sentence_ends(text: str) -> Iterator[int]:
+    for match in _SENTENCE_END.finditer(text):
+        # Only the few characters before the dot are looked at, so that a text of nothing but
+        # abbreviations does not cost its length squared.
+        before = text[max(0, match.start() - 6) : match.start()]
+        if match.group().startswith(".") and _ABBREVIATION.search(before):
+            continue
+        yield match.end()
