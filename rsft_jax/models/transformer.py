@@ -99,6 +99,11 @@ class TransformerConfig:
             raise ValueError("frozen_layers needs scan_layers=True")
 
 
+def _wide(dtype: Any) -> Any:
+    """Where half precision would not do: float64 stays, everything else is float32."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
 def _param(
     module: nn.Module,
     name: str,
@@ -145,7 +150,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Normalises the last axis of `[..., D]`."""
         scale = _param(self, "scale", nn.initializers.ones, ("norm",), (x.shape[-1],))
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(_wide(x.dtype))
         wide = wide * lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
         scale = scale.astype(wide.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
         return (wide * scale).astype(self.dtype)
@@ -154,7 +159,7 @@ class RMSNorm(nn.Module):
 def rotate(x: Array, positions: Array, base: float) -> Array:
     """Turns each pair (i, i + C/2) of `[B, T, heads, C]` by `position * base^(-2i/C)` radians."""
     half = x.shape[-1] // 2
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = _wide(x.dtype)
     frequency = base ** (-jnp.arange(half, dtype=wide) / half)
     angle = positions[:, :, None, None].astype(wide) * frequency[None, None, None, :]
     sin, cos = jnp.sin(angle), jnp.cos(angle)
@@ -221,7 +226,7 @@ class Attention(nn.Module):
         query = query.reshape(rows, tokens, c.num_kv_heads, groups, c.head_dim)
         query = jnp.transpose(query, (0, 2, 1, 3, 4))
         query = query.reshape(rows, c.num_kv_heads, tokens * groups, c.head_dim)
-        wide = jnp.promote_types(c.dtype, jnp.float32)
+        wide = _wide(c.dtype)
         batch = ((0, 1), (0, 1))
         scores = lax.dot_general(
             query, keys, (((3,), (2,)), batch), preferred_element_type=wide
@@ -317,7 +322,7 @@ class Transformer(nn.Module):
         """Maps `[..., D]` activations to `[..., V]` logits in float32 or wider."""
         c = self.config
         logits = self.embedder.attend(hidden) if c.tie_embeddings else self.output_head(hidden)
-        return logits.astype(jnp.promote_types(c.dtype, jnp.float32))
+        return logits.astype(_wide(c.dtype))
 
     def _layers(self, tokens: Array, positions: Array, cache: Cache) -> tuple[Array, Cache]:
         c = self.config
