@@ -220,6 +220,8 @@ def _compose_groups(choices: list[str], config_dir: Path | None) -> dict[str, An
 
 def _explain_hydra(error: BaseException) -> str:
     """Shortens a message of Hydra to its facts; the rest of it is advice for its own mains."""
+    if isinstance(error, yaml.YAMLError):
+        return f"config: {one_line(error)}"
     text = str(error)
     match = re.search(r"Could not override '(\S+?)'", text)
     if match:
