@@ -91,7 +91,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
 def parse_overrides(texts: Sequence[str]) -> list[Override]:
     """Reads overrides by Hydra's grammar, and refuses the forms that make no sense here."""
     parser = OverridesParser.create()
-    parsed = []
+    parsed, seen = [], set()
     for text in texts:
         try:
             override = parser.parse_override(text)
@@ -109,6 +109,9 @@ def parse_overrides(texts: Sequence[str]) -> list[Override]:
             raise ConfigError(f"{key}: Hydra's own settings and packages are not used by rsft")
         if override.key_or_group.startswith("hydra/"):
             raise ConfigError(f"{key}: Hydra's own settings and packages are not used by rsft")
+        if key in seen:
+            raise ConfigError(f"{key}: given twice")
+        seen.add(key)
         parsed.append(override)
     return parsed
 

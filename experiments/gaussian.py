@@ -52,7 +52,7 @@ class Draws(NamedTuple):
     """Accepted samples.
 
     Attributes:
-      inputs: `[B, D]` float32.
+      inputs: `[B, D]` float32; 0 where not accepted.
       accepted: `[B]` bool; False where the attempts ran out.
       num_attempts: [] int32 proposals spent on them all.
     """
@@ -158,7 +158,9 @@ def make_draw(
             num_samples=num_samples,
             max_attempts=max_attempts,
         )
-        return Draws(sample.value, sample.accepted, jnp.sum(sample.num_attempts))
+        # Zeros where nothing was accepted: whatever stands there must not reach a gradient.
+        inputs = jnp.where(sample.accepted[:, None], sample.value, 0.0)
+        return Draws(inputs, sample.accepted, jnp.sum(sample.num_attempts))
 
     return draw
 

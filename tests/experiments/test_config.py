@@ -111,6 +111,7 @@ def test_config_survives_a_round_trip_through_yaml(tmp_path):
         (["data.path=[a"], ["data.path: cannot read '[a'"]),
         (["hydra.verbose=true"], ["hydra.verbose:", "not used"]),
         (["hydra/launcher=joblib"], ["hydra/launcher:", "not used"]),
+        (["seed=0", "seed=1"], ["seed: given twice"]),
         (["seed=0,1"], ["seed: '0,1' is a sweep; add -m"]),
     ],
 )
