@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
 
 from rsft_jax.types import Array
@@ -31,44 +32,53 @@ def block_size(vocab_size: int) -> int:
     return _MAX_BLOCK
 
 
-def block_reduce(values: Array, reduce_last: Callable[[Array], Array]) -> Array:
-    """Reduces each block of `values`; the last block may be short.
+def block_reduce(reduce_last: Callable[..., Array], *arrays: Array) -> Array:
+    """Reduces each block of the rows of one or several arrays; the last block may be short.
 
     Args:
-      values: `[B, V]`.
-      reduce_last: `[B, blocks, size]` to `[B, blocks]`, such as `lambda x: x.sum(-1)`. Put
-        elementwise work (an `exp`) inside it: it is then fused into the reduction, which XLA
-        vectorises over the short axis, and no `[B, V]` array is written.
+      reduce_last: takes one `[B, blocks, size]` array for each given one, returns `[B, blocks]`,
+        such as `lambda x: x.sum(-1)`. Put elementwise work (an `exp`) inside it: it is then fused
+        into the reduction, and no `[B, V]` array is written. XLA's CPU backend does so for
+        arithmetic, `exp` and `maximum`, but not for a `where`.
+      *arrays: `[B, V]` each.
 
     Returns:
       `[B, n]`, where `n = ceil(V / block_size(V))`.
     """
-    rows, vocab_size = values.shape
+    rows, vocab_size = arrays[0].shape
     size = block_size(vocab_size)
     whole = vocab_size // size
-    blocks = reduce_last(values[:, : whole * size].reshape(rows, whole, size))
-    if whole * size == vocab_size:
-        return blocks
-    rest = values[:, None, whole * size :]
-    return jnp.concatenate([blocks, reduce_last(rest)], axis=1)
+    reduced = []
+    if whole:
+        cut = [x[:, : whole * size].reshape(rows, whole, size) for x in arrays]
+        reduced.append(reduce_last(*cut))
+    if whole * size < vocab_size:
+        reduced.append(reduce_last(*[x[:, None, whole * size :] for x in arrays]))
+    return reduced[0] if len(reduced) == 1 else jnp.concatenate(reduced, axis=1)
 
 
-def take_block(values: Array, block: Array, fill: float) -> tuple[Array, Array]:
-    """Reads one block of each row.
+def take_block(
+    values: Array, block: Array, fill: float, rows: Array | None = None
+) -> tuple[Array, Array]:
+    """Reads one block of each row, or of each of the given rows.
 
     Args:
       values: `[B, V]`.
-      block: `[B]` int32 block numbers, in range.
-      fill: value for the places past the end of a short last block.
+      block: `[C]` int32 block numbers, in range.
+      fill: value for the places that are not in the block (if the last block is short).
+      rows: `[C]` int32 row numbers; by default each row in turn, and C is B.
 
     Returns:
-      `[B, size]` the values and `[B, size]` int32 their places in the row.
+      `[C, size]` the values and `[C, size]` int32 their places in the row, rising.
     """
     vocab_size = values.shape[1]
     size = block_size(vocab_size)
-    place = block[:, None] * size + jnp.arange(size, dtype=jnp.int32)[None, :]
-    inside = place < vocab_size
-    taken = jnp.take_along_axis(values, jnp.minimum(place, vocab_size - 1), axis=1)
+    rows = jnp.arange(values.shape[0], dtype=jnp.int32) if rows is None else rows
+    # A slice cannot pass the end of the row, so the last one starts early and is masked.
+    start = jnp.minimum(block * size, vocab_size - size)
+    taken = jax.vmap(lambda r, s: jax.lax.dynamic_slice(values, (r, s), (1, size))[0])(rows, start)
+    place = start[:, None] + jnp.arange(size, dtype=jnp.int32)[None, :]
+    inside = place >= (block * size)[:, None]
     return jnp.where(inside, taken, jnp.asarray(fill, values.dtype)), place
 
 
@@ -79,16 +89,22 @@ def first_true(mask: Array) -> Array:
     return jnp.where(mask, places, n).min(axis=-1)
 
 
-def _pick(mass: Array, threshold: Array) -> Array:
-    """The first place with mass whose cumulative mass exceeds the threshold.
+def pick_by_mass(mass: Array, threshold: Array, cumulative: Array | None = None) -> Array:
+    """Returns `[B]` int32 the first place whose cumulative mass exceeds the threshold.
 
     A place without mass is never returned while the row has any: it is excluded by name, and not
     by hoping that a rounded cumulative sum does not step there. If rounding leaves no place above
     the threshold, the last place with mass takes it.
+
+    Args:
+      mass: `[B, n]`, not negative.
+      threshold: `[B]`, a uniform times the sum of the masses.
+      cumulative: `[B, n]` the running sum of the masses, if it is there already.
     """
     n = mass.shape[-1]
     positive = mass > 0
-    above = positive & (jnp.cumsum(mass, axis=-1) > threshold[:, None])
+    cumulative = jnp.cumsum(mass, axis=-1) if cumulative is None else cumulative
+    above = positive & (cumulative > threshold[:, None])
     places = jnp.arange(n, dtype=jnp.int32)[None, :]
     last_positive = jnp.where(positive, places, 0).max(axis=-1)
     return jnp.minimum(first_true(above), last_positive)
@@ -104,12 +120,18 @@ class CategoricalCdf(NamedTuple):
     Attributes:
       maximum: `[B]` the largest logit of each row (0 where there is none).
       block_mass: `[B, n]` sums of `exp(logit - maximum)` over each block.
-      total: `[B]` the sum of `block_mass`; zero, NaN or infinite where the row is no law.
+      cumulative: `[B, n]` its running sum.
     """
 
     maximum: Array
     block_mass: Array
-    total: Array
+    cumulative: Array
+
+    @property
+    def total(self) -> Array:
+        """`[B]` the mass of the row; zero, NaN or infinite where the row is no law."""
+        # Not block_mass.sum(): XLA would merge the two sums into a second pass over all tokens.
+        return self.cumulative[:, -1]
 
     @property
     def valid(self) -> Array:
@@ -133,32 +155,36 @@ def categorical_cdf(logits: Array) -> CategoricalCdf:
     """
     chex.assert_rank(logits, 2)
     logits = _as_computed(logits)
-    maximum = block_reduce(logits, lambda x: x.max(axis=-1)).max(axis=-1)
+    maximum = block_reduce(lambda x: x.max(axis=-1), logits).max(axis=-1)
     # Without this a row that is masked throughout would read -inf - -inf.
     maximum = jnp.where(maximum == -jnp.inf, jnp.zeros_like(maximum), maximum)
-    mass = block_reduce(logits, lambda x: jnp.exp(x - maximum[:, None, None]).sum(axis=-1))
-    return CategoricalCdf(maximum=maximum, block_mass=mass, total=mass.sum(axis=-1))
+    mass = block_reduce(lambda x: jnp.exp(x - maximum[:, None, None]).sum(axis=-1), logits)
+    return CategoricalCdf(maximum, mass, jnp.cumsum(mass, axis=-1))
 
 
-def draw_from_cdf(cdf: CategoricalCdf, logits: Array, uniform: Array) -> Array:
+def draw_from_cdf(
+    cdf: CategoricalCdf, logits: Array, uniform: Array, rows: Array | None = None
+) -> Array:
     """Draws one token per row of a prepared CDF; reads one block of the logits.
 
     Args:
       cdf: from `categorical_cdf(logits)`.
       logits: `[B, V]` the same logits.
-      uniform: `[B, 2]` uniforms in [0, 1): for the block, and for the token within it.
+      uniform: `[C, 2]` uniforms in [0, 1): for the block, and for the token within it.
+      rows: `[C]` int32 the rows to draw from; by default each row once, and C is B.
 
     Returns:
-      `[B]` int32 tokens, -1 where `cdf.valid` is False.
+      `[C]` int32 tokens, -1 where `cdf.valid` is False.
     """
     logits = _as_computed(logits)
     uniform = uniform.astype(logits.dtype)
-    block = _pick(cdf.block_mass, uniform[:, 0] * cdf.total)
-    inside, _ = take_block(logits, block, -jnp.inf)
+    if rows is not None:
+        cdf = CategoricalCdf(*(field[rows] for field in cdf))
+    block = pick_by_mass(cdf.block_mass, uniform[:, 0] * cdf.total, cdf.cumulative)
+    inside, place = take_block(logits, block, -jnp.inf, rows)
     mass = jnp.exp(inside - cdf.maximum[:, None])
-    place = _pick(mass, uniform[:, 1] * mass.sum(axis=-1))
-    token = block * block_size(logits.shape[1]) + place
-    return jnp.where(cdf.valid, token, -1)
+    within = pick_by_mass(mass, uniform[:, 1] * mass.sum(axis=-1))
+    return jnp.where(cdf.valid, _take(place, within), -1)
 
 
 def sample_categorical_with_log_prob(uniform: Array, logits: Array) -> tuple[Array, Array]:
@@ -244,13 +270,13 @@ def greedy_token(logits: Array) -> Array:
     """
     lead, vocab_size = logits.shape[:-1], logits.shape[-1]
     flat = logits.reshape(-1, vocab_size)
-    maxima = block_reduce(flat, lambda x: x.max(axis=-1))
+    maxima = block_reduce(lambda x: x.max(axis=-1), flat)
     maximum = maxima.max(axis=-1)
     # A NaN equals nothing, so a row with a NaN finds no block and no place.
     block = first_true(maxima == maximum[:, None])
-    inside, _ = take_block(flat, jnp.minimum(block, maxima.shape[1] - 1), -jnp.inf)
-    place = first_true(inside == maximum[:, None])
-    token = block * block_size(vocab_size) + place
+    inside, place = take_block(flat, jnp.minimum(block, maxima.shape[1] - 1), -jnp.inf)
+    within = first_true(inside == maximum[:, None])
+    token = _take(place, jnp.minimum(within, place.shape[1] - 1))
     found = jnp.isfinite(maximum)
     return jnp.where(found, token, -1).reshape(lead)
 
@@ -258,11 +284,11 @@ def greedy_token(logits: Array) -> Array:
 def _draw_with_remainder(cdf: CategoricalCdf, logits: Array, uniform: Array) -> Array:
     """One uniform per row: what is left of it after the block chooses the token."""
     threshold = uniform * cdf.total
-    block = _pick(cdf.block_mass, threshold)
-    before = _take(jnp.cumsum(cdf.block_mass, axis=-1) - cdf.block_mass, block)
-    inside, _ = take_block(logits, block, -jnp.inf)
-    place = _pick(jnp.exp(inside - cdf.maximum[:, None]), threshold - before)
-    return jnp.where(cdf.valid, block * block_size(logits.shape[1]) + place, -1)
+    block = pick_by_mass(cdf.block_mass, threshold, cdf.cumulative)
+    before = _take(cdf.cumulative - cdf.block_mass, block)
+    inside, place = take_block(logits, block, -jnp.inf)
+    within = pick_by_mass(jnp.exp(inside - cdf.maximum[:, None]), threshold - before)
+    return jnp.where(cdf.valid, _take(place, within), -1)
 
 
 def _as_computed(logits: Array) -> Array:

@@ -84,7 +84,7 @@ def top_k(logits: Array, k: int) -> Array:
         return logits
     flat = logits.reshape(-1, vocab_size)
     threshold = _kth_largest(flat, int(k))
-    above = block_reduce(flat, lambda x: _count(x > threshold[:, None, None])).sum(axis=-1)
+    above = block_reduce(lambda x: _count(x > threshold[:, None, None]), flat).sum(axis=-1)
     kept = _keep_from(flat, threshold, k - above)
     return _nan_rows(kept, jnp.isnan(threshold)).reshape(logits.shape)
 
@@ -119,10 +119,10 @@ def top_p(logits: Array, p: float) -> Array:
     if p == 1:
         return logits
     flat = logits.reshape(-1, logits.shape[-1])
-    maximum = block_reduce(flat, lambda x: x.max(axis=-1)).max(axis=-1)
+    maximum = block_reduce(lambda x: x.max(axis=-1), flat).max(axis=-1)
     maximum = jnp.where(maximum == -jnp.inf, jnp.zeros_like(maximum), maximum)
     mass = jnp.exp(flat - maximum[:, None])  # read by every step of the search: 32 exps saved
-    limit = jnp.asarray(p, flat.dtype) * block_reduce(mass, lambda x: x.sum(axis=-1)).sum(axis=-1)
+    limit = jnp.asarray(p, flat.dtype) * block_reduce(lambda x: x.sum(axis=-1), mass).sum(axis=-1)
     threshold = _least_kept(
         mass,
         measure=lambda x: x,
@@ -132,7 +132,7 @@ def top_p(logits: Array, p: float) -> Array:
         lowest=0.0,
     )
     before = block_reduce(
-        mass, lambda x: jnp.where(x > threshold[:, None, None], x, 0).sum(axis=-1)
+        lambda x: jnp.where(x > threshold[:, None, None], x, 0).sum(axis=-1), mass
     ).sum(axis=-1)
     # Equal logits at the threshold enter by rising id until the limit is met.
     room = jnp.where(threshold > 0, jnp.ceil((limit - before) / threshold), 0)
@@ -227,7 +227,7 @@ def allow_tokens(logits: Array, allowed: Array) -> Array:
 
 def _kth_largest(flat: Array, k: int) -> Array:
     """`[B]` the k-th largest value of each row of `[B, V]`; NaN for a row with a NaN."""
-    has_nan = block_reduce(flat, lambda x: _count(jnp.isnan(x))).sum(axis=-1) > 0
+    has_nan = block_reduce(lambda x: _count(jnp.isnan(x)), flat).sum(axis=-1) > 0
     if k <= _MAX_HEAP:  # a heap of k, one pass; its cost grows with k
         # Without the barrier XLA pulls the slice in and sorts the whole row instead.
         kth = jax.lax.optimization_barrier(jax.lax.top_k(flat, k))[0][:, -1]
@@ -283,7 +283,7 @@ def _least_kept(
                 axis=-1, dtype=weight.dtype
             )
 
-        return block_reduce(values, one_block).sum(axis=-1, dtype=level.dtype)
+        return block_reduce(one_block, values).sum(axis=-1, dtype=level.dtype)
 
     def done(low, high, low_measure, high_measure):
         return (high - one <= low) | at_most_one(to_float(low), low_measure - high_measure)
@@ -309,7 +309,7 @@ def _least_kept(
     bounds = (low, high, low_measure, jnp.zeros_like(low_measure))
     bounds = jax.lax.while_loop(lambda b: ~done(*b).all(), halve, bounds)
     floor = to_float(bounds[0])[:, None, None]
-    return block_reduce(values, lambda x: jnp.where(x >= floor, x, jnp.inf).min(axis=-1)).min(
+    return block_reduce(lambda x: jnp.where(x >= floor, x, jnp.inf).min(axis=-1), values).min(
         axis=-1
     )
 
@@ -320,16 +320,15 @@ def _keep_from(flat: Array, threshold: Array, ties: Array, key: Array | None = N
     The place of the last tie is found as a token is drawn: first its block, then within it.
     """
     key = flat if key is None else key
-    counts = block_reduce(key, lambda x: _count(x == threshold[:, None, None]))
+    counts = block_reduce(lambda x: _count(x == threshold[:, None, None]), key)
     reached = jnp.cumsum(counts, axis=-1)
     block = jnp.minimum(first_true(reached >= ties[:, None]), counts.shape[1] - 1)
     before = jnp.take_along_axis(reached - counts, block[:, None], axis=1)
     inside, place = take_block(key, block, jnp.nan)
     rank = before + jnp.cumsum((inside == threshold[:, None]).astype(jnp.int32), axis=-1)
     within = first_true(rank >= ties[:, None])
-    last = jnp.where(
-        within < place.shape[1], place[:, 0] + within, flat.shape[1]
-    )  # fewer ties than allowed: all stay
+    # Fewer ties than allowed: all of them stay.
+    last = jnp.where(within < place.shape[1], place[:, 0] + within, flat.shape[1])
     level = threshold[:, None]
     keep = (key > level) | ((key == level) & (_ids(flat) <= last[:, None]))
     return jnp.where(keep, flat, -jnp.inf)
