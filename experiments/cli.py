@@ -158,6 +158,7 @@ def _run(config: Any) -> int:
         check_output_dir,
         close_run,
         default_output_dir,
+        discard_run,
         open_run_folder,
         read_status,
     )
@@ -178,6 +179,9 @@ def _run(config: Any) -> int:
             close_run(folder, "interrupted")
             _complain(f"interrupted; go on with: rsft run output_dir={path} resume=true")
             return ExitCode.TERMINATED if isinstance(error, _Terminated) else ExitCode.INTERRUPTED
+        except ConfigError:  # seen only now, such as a prompt file that is not there
+            discard_run(folder)
+            raise
         except Exception as error:
             close_run(folder, "failed")
             return _report_failure(path, error)

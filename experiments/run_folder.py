@@ -196,6 +196,20 @@ def close_run(folder: RunFolder, status: str) -> None:
     folder.update(status=status, finished=_now())
 
 
+def discard_run(folder: RunFolder) -> None:
+    """Removes a folder in which nothing has been done yet, as when its settings prove wrong.
+
+    Whatever else is found in it is kept, and so is the folder then.
+    """
+    if folder.resumed or folder.events():
+        close_run(folder, "failed")
+        return
+    for name in ("config.yaml", "run.json", "metrics.jsonl", ".lock"):
+        (folder.path / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.path.rmdir()
+
+
 def existing_run(path: Path) -> RunFolder:
     """Opens the folder of a run for reading.
 

@@ -206,7 +206,7 @@ class TrainingConfig:
       part: which parameters are trained.
       optimizer: "adamw", or "sgd" for theta <- theta - eta grad L.
       learning_rate: the highest rate, above 0.
-      schedule: of the learning rate after the warm-up, over one round.
+      schedule: of the learning rate after the warm-up, over the steps of all rounds.
       warmup_steps: steps over which the rate rises linearly.
       clip_norm: largest norm of a gradient; null does not clip.
       weight_decay: decoupled weight decay, per unit of learning rate.

@@ -194,6 +194,25 @@ def test_failure_is_one_line_with_its_traceback_in_the_folder(tmp_path, runner, 
     assert status(path) == "failed"
 
 
+def test_setting_found_wrong_at_the_start_of_a_run_leaves_no_folder(tmp_path, runner, capsys):
+    def refuse(config, folder):
+        raise ConfigError("data.path: 'x'; cannot be read")
+
+    runner.outcome = refuse
+    path = tmp_path / "run"
+    assert main(["run", f"output_dir={path}"]) == ExitCode.USAGE
+    assert capsys.readouterr().err == "rsft: error: data.path: 'x'; cannot be read\n"
+    assert not path.exists()
+
+    def refuse_late(config, folder):
+        folder.log({"event": "round", "round": 1})
+        raise ConfigError("data.path: 'x'; cannot be read")
+
+    runner.outcome = refuse_late
+    assert main(["run", f"output_dir={path}"]) == ExitCode.USAGE
+    assert status(path) == "failed"  # what was done is kept
+
+
 def test_failing_report_leaves_the_run_finished_and_says_so(tmp_path, runner, capsys):
     def fail(path):
         raise KeyError("loss")
