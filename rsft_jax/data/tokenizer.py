@@ -1,0 +1,320 @@
+"""A tokenizer with its chat template, for byte-level BPE lists or a `tokenizer.json`.
+
+Special tokens are control symbols: the end of a turn, the start of a text. Text from users and
+datasets may spell them, so `encode` never produces one, and `encode_chat` produces those that the
+chat template itself wrote and no others.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rsft_jax.data.chat import ChatTemplate, Message, check_messages
+
+# Tokens that end a turn or a text in the families that this project reads.
+END_TOKENS = (
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "</s>",
+)
+
+# Characters without a meaning, one of which marks what a message spelled (see `encode_chat`).
+_MARKS = tuple(chr(code) for code in range(0xF0000, 0xF0100))
+
+
+class Tokenizer:
+    """Turns text into token ids and back.
+
+    Instances can be pickled. `encode` and `decode` are inverse to each other for every text that
+    is valid Unicode when the tokenizer is byte-level.
+
+    Args:
+      definition: the content of a `tokenizer.json`.
+      bos_id: id that starts a text, or None.
+      eos_id: id that ends a text or a turn, or None.
+      pad_id: id that fills rows; by default `eos_id`, else 0.
+      stop_token_ids: ids that end a completion. By default `eos_id` and whichever of
+        `END_TOKENS` are special here.
+      chat_template: a Jinja template, or None for a model without a chat.
+
+    Raises:
+      ValueError: the definition cannot be read, or an id lies outside of the vocabulary.
+
+    >>> tokenizer = Tokenizer.from_bpe([*byte_alphabet(), "<|end|>"], [], special_ids=[256])
+    >>> tokenizer.decode(tokenizer.encode("héllo"))
+    'héllo'
+    >>> tokenizer.stop_token_ids
+    (256,)
+    """
+
+    def __init__(
+        self,
+        definition: str,
+        *,
+        bos_id: int | None = None,
+        eos_id: int | None = None,
+        pad_id: int | None = None,
+        stop_token_ids: Iterable[int] | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        import tokenizers  # not at the top: it takes a tenth of a second
+
+        try:
+            self._text = tokenizers.Tokenizer.from_str(definition)
+            self._text.no_padding()
+            self._text.no_truncation()
+        except Exception as error:  # the package raises plain Exception
+            raise ValueError(f"the tokenizer definition cannot be read: {error}") from error
+        # Splits special tokens like any other text; `_special` below recognises them.
+        self._text.encode_special_tokens = True
+        self._special: Any = None
+        added = self._text.get_added_tokens_decoder()
+        self._specials = {token.content: i for i, token in sorted(added.items()) if token.special}
+        # Ids may have holes, so this is the largest id and not the count.
+        self.vocab_size = max(self._text.get_vocab(with_added_tokens=True).values()) + 1
+        if stop_token_ids is None:
+            known = [self._specials[token] for token in END_TOKENS if token in self._specials]
+            stop_token_ids = known if eos_id is None else [eos_id, *known]
+        self.bos_id = bos_id
+        self.eos_id = eos_id
+        self.pad_id = pad_id if pad_id is not None else (0 if eos_id is None else eos_id)
+        self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys(stop_token_ids))
+        for name, value in (
+            ("bos_id", bos_id),
+            ("eos_id", eos_id),
+            ("pad_id", pad_id),
+            *(("stop_token_ids", i) for i in self.stop_token_ids),
+        ):
+            if value is not None and not 0 <= value < self.vocab_size:
+                raise ValueError(f"{name} must be in [0, {self.vocab_size}), got {value}")
+        self.chat_template = chat_template
+        self._template: ChatTemplate | None = None
+
+    @classmethod
+    def from_bpe(
+        cls,
+        tokens: Sequence[str],
+        merges: Sequence[str],
+        *,
+        special_ids: Iterable[int] = (),
+        added_ids: Iterable[int] = (),
+        split_digits: bool = False,
+        **options: Any,
+    ) -> "Tokenizer":
+        """Builds a byte-level BPE tokenizer, the form that GGUF files carry, from its lists.
+
+        Args:
+          tokens: the vocabulary in the byte alphabet of GPT-2; the index is the id.
+          merges: pairs "left right", the earliest first.
+          special_ids: ids of control tokens.
+          added_ids: ids of tokens that are matched whole in any text, but are no control tokens.
+          split_digits: whether every digit is a token of its own (SmolLM).
+          **options: ids and chat template, as for `Tokenizer`.
+        """
+        from tokenizers import AddedToken, decoders, models, pre_tokenizers
+        from tokenizers import Tokenizer as Backend
+
+        vocabulary = {token: i for i, token in enumerate(tokens)}
+        if len(vocabulary) != len(tokens):
+            duplicate = next(t for i, t in enumerate(tokens) if vocabulary[t] != i)
+            raise ValueError(f"tokens must differ, but {duplicate!r} occurs twice")
+        pairs: list[tuple[str, str]] = []
+        for i, merge in enumerate(merges):
+            left, _, right = merge.partition(" ")
+            pairs.append((left, right))
+            if not all(token in vocabulary for token in (left, right, left + right)):
+                raise ValueError(f"merges[{i}] must join two tokens to a third, got {merges[i]!r}")
+        backend = Backend(models.BPE(vocabulary, pairs))
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        backend.pre_tokenizer = (  # pyright: ignore[reportAttributeAccessIssue]
+            pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+            if split_digits
+            else byte_level
+        )
+        backend.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+        for ids, special in ((special_ids, True), (added_ids, False)):
+            added = [AddedToken(tokens[i], special=special, normalized=False) for i in ids]
+            (backend.add_special_tokens if special else backend.add_tokens)(added)
+        return cls(backend.to_str(), **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = {
+            "bos_id": self.bos_id,
+            "eos_id": self.eos_id,
+            "pad_id": self.pad_id,
+            "stop_token_ids": self.stop_token_ids,
+            "chat_template": self.chat_template,
+        }
+        return _rebuild, (self.definition, options)
+
+    @property
+    def definition(self) -> str:
+        """The content of a `tokenizer.json`."""
+        return self._text.to_str(pretty=False)
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Special tokens by their spelling."""
+        return dict(self._specials)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The spelling of an id, None where the vocabulary has a hole."""
+        return self._text.id_to_token(token_id)
+
+    def token_to_id(self, token: str) -> int:
+        """The id of a spelling; a ValueError if the vocabulary has no such token."""
+        token_id = self._text.token_to_id(token)
+        if token_id is None:
+            raise ValueError(f"the vocabulary has no token {token!r:.80}")
+        return token_id
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text. No special token is added, and one that is spelled out stays text.
+
+        Raises:
+          ValueError: the text is not a string, or holds a lone surrogate, which no encoding has.
+        """
+        return self._text.encode(_checked(text), add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, on all cores."""
+        batch = [_checked(text, f"texts[{i}]") for i, text in enumerate(texts)]
+        return [e.ids for e in self._text.encode_batch_fast(batch, add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of ids; bytes that are no valid UTF-8 become U+FFFD.
+
+        Args:
+          ids: token ids; an array serves too.
+          skip_special_tokens: whether special tokens are left out or spelled.
+
+        Raises:
+          ValueError: an id lies outside of the vocabulary.
+        """
+        ids = [int(i) for i in ids]
+        for place, i in enumerate(ids):
+            if not 0 <= i < self.vocab_size:
+                raise ValueError(f"ids[{place}] must be in [0, {self.vocab_size}), got {i}")
+        return self._text.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def decode_batch(
+        self, rows: Iterable[Iterable[int]], *, skip_special_tokens: bool = True
+    ) -> list[str]:
+        """`decode` of each row."""
+        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
+
+    def render_chat(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+    ) -> str:
+        """The text of a chat, as the model's template writes it.
+
+        Args:
+          messages: each with the strings "role" and "content".
+          add_generation_prompt: whether the text ends where the assistant's turn begins.
+
+        Raises:
+          ValueError: there is no template, a message is malformed, or the template fails.
+        """
+        if self.chat_template is None:
+            raise ValueError("this tokenizer has no chat template")
+        if self._template is None:
+            self._template = ChatTemplate(self.chat_template)
+        names = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+        return self._template.render(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            variables={n: self.id_to_token(i) for n, i in names.items() if i is not None},
+        )
+
+    def encode_chat(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Ids of a chat; special tokens that messages spell are encoded as text.
+
+        Where messages spell none, the result is that of encoding `render_chat` with its special
+        tokens recognised. Otherwise each spelled one travels through the template behind a mark
+        that no message contains, so that the template's own stay apart from it.
+
+        Raises:
+          ValueError: as `render_chat`.
+        """
+        check_messages(messages)
+        if not self._specials:
+            return self.encode(
+                self.render_chat(messages, add_generation_prompt=add_generation_prompt)
+            )
+        spelled = "|".join(re.escape(s) for s in sorted(self._specials, key=len, reverse=True))
+        strings = list(_strings(messages))
+        mark = next((m for m in _MARKS if not any(m in s for s in strings)), None)
+        if mark is None:
+            raise ValueError("messages hold all 256 characters that could mark special tokens")
+        pattern = re.compile(spelled)
+        marked = _map_strings(messages, lambda s: pattern.sub(lambda m: mark + m.group(), s))
+        text = self.render_chat(marked, add_generation_prompt=add_generation_prompt)
+        if mark not in text:
+            if self._special is None:
+                import tokenizers
+
+                self._special = tokenizers.Tokenizer.from_str(self.definition)
+            return self._special.encode(_checked(text), add_special_tokens=False).ids
+        ids, start = [], 0
+        for match in re.finditer(f"{mark}?(?:{spelled})", text):
+            if not match.group().startswith(mark):
+                ids += self.encode(text[start : match.start()].replace(mark, ""))
+                ids.append(self._specials[match.group()])
+                start = match.end()
+        return ids + self.encode(text[start:].replace(mark, ""))
+
+
+def byte_alphabet() -> list[str]:
+    """The 256 characters that stand for bytes in byte-level BPE, in the order of the bytes.
+
+    Printable bytes stand for themselves; the others are shifted to U+0100 and above, in order.
+
+    References:
+      Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    shifted = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(shifted)) for byte in range(256)]
+
+
+def _rebuild(definition: str, options: dict[str, Any]) -> Tokenizer:
+    return Tokenizer(definition, **options)
+
+
+def _checked(text: str, name: str = "text") -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"{name} must be a string, got {type(text).__name__}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} has a lone surrogate at character {error.start}") from error
+    return text
+
+
+def _strings(value: Any) -> Iterable[str]:
+    """Every string inside nested mappings and sequences."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from _strings(item)
+
+
+def _map_strings(value: Any, function: Any) -> Any:
+    """The same nested value with every string (keys aside) replaced."""
+    if isinstance(value, str):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: _map_strings(item, function) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_map_strings(item, function) for item in value]
+    return value
