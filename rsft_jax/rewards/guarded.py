@@ -222,7 +222,7 @@ def _checked(
 
 
 def _number(value: Any, index: tuple[int, ...], name: str) -> float:
-    if not isinstance(value, str | bytes | complex):
+    if not (isinstance(value, str | bytes) or np.iscomplexobj(value)):
         try:
             return float(value)
         except OverflowError:  # an integer beyond float64

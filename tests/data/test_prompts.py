@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -168,8 +169,12 @@ def test_line_above_the_cap_is_refused_without_reading_the_rest(write):
     with path.open("r+b") as file:  # a sparse file: one line of 10 GB that takes no room
         file.seek(0, os.SEEK_END)
         file.truncate(10_000_000_000)
+    tracemalloc.start()
     with pytest.raises(ValueError, match=f":2: the line is longer than {MAX_LINE_BYTES} bytes"):
         load_prompts(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * MAX_LINE_BYTES
 
 
 def test_line_at_the_cap_is_read(write):

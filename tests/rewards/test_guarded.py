@@ -57,6 +57,7 @@ def test_guard_turns_what_is_no_value_into_nan_and_counts_it(values, reasons):
         ([[1, None], ["3", 4]], "got str '3' for prompt 1, candidate 0"),
         ([[1, None], [b"3", 4]], "must hold numbers"),
         ([[1j, 2], [3, 4]], "must hold numbers"),
+        ([[np.complex64(1), None], [3, 4]], "got complex64"),
         ([1, 2, 3, 4], r"shape \[P, N\] = \(2, 2\), got \(4,\)"),
         ([1, 2], r"got \(2,\)"),
         ([[1], [2]], r"got \(2, 1\)"),
@@ -151,11 +152,16 @@ def test_guard_reports_a_failure_of_the_batch_alone():
 
 
 def test_guard_lets_an_interrupt_through():
-    def interrupted(prompts, completions):
-        raise KeyboardInterrupt
+    calls = []
+
+    def interrupted_once(prompts, completions):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return np.zeros((len(prompts), len(completions[0])))
 
     with pytest.raises(KeyboardInterrupt):
-        guard(interrupted, on_error="skip")(PROMPTS, COMPLETIONS)
+        guard(interrupted_once, on_error="skip")(PROMPTS, COMPLETIONS)
 
 
 def test_guard_does_not_call_the_function_for_nothing():

@@ -3,7 +3,6 @@
 import socket
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -81,31 +80,31 @@ def test_offensive_tells_rude_from_clean_in_one_batch():
     assert max(rewards[0, 0], rewards[0, 1], rewards[1, 1]) < 0.3
 
 
-def test_offensive_keeps_the_version_warning_from_the_console():
-    script = (
+def test_offensive_keeps_the_version_warning_and_no_other_from_the_console(tmp_path):
+    # A stand-in that warns as the real package does under a scikit-learn its pickle is not from.
+    (tmp_path / "profanity_check.py").write_text(
         "import warnings\n"
+        "from sklearn.exceptions import InconsistentVersionWarning as Inconsistent\n"
+        "warnings.warn(Inconsistent(estimator_name='LinearSVC', original_sklearn_version='0.1',\n"
+        "                           current_sklearn_version='9.9'))\n"
+        "warnings.warn('another warning')\n"
+        "predict_prob = lambda texts: [0.5] * len(texts)\n"
+    )
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from rsft_jax.rewards import offensive\n"
-        "offensive()(['p'], [['The sea was calm.']])\n"
-        "warnings.warn('others still show')\n"
+        "print(offensive()(['p'], [['The sea was calm.']]))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "always::UserWarning", "-c", script], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "InconsistentVersionWarning" not in done.stderr
-    assert "Trying to unpickle" not in done.stderr
-    assert "others still show" in done.stderr
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[[0.5]]", done.stderr
+    assert "LinearSVC" not in done.stderr
+    assert "another warning" in done.stderr
 
 
-def test_offensive_leaves_the_warning_filters_as_they_were():
-    before = list(warnings.filters)
-    offensive()
-    # The packages it imports may add filters of their own; ours is gone.
-    assert not any(
-        entry[0] == "ignore" and entry[2].__name__ == "InconsistentVersionWarning"
-        for entry in warnings.filters
-        if entry not in before
-    )
+def test_offensive_is_quiet_with_the_installed_packages():
+    script = "from rsft_jax.rewards import offensive; offensive()(['p'], [['The sea was calm.']])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(
