@@ -110,6 +110,21 @@ def pick_by_mass(mass: Array, threshold: Array, cumulative: Array | None = None)
     return jnp.minimum(first_true(above), last_positive)
 
 
+def pick_within(mass: Array, allowed: Array, place: Array, uniform: Array) -> Array:
+    """Returns `[B]` the place of the token drawn by mass within a block.
+
+    Args:
+      mass: `[B, size]`, not negative.
+      allowed: `[B, size]` bool, what may be drawn if the masses, found again for the block alone,
+        all round to 0 where their sum over the block did not.
+      place: `[B, size]` int32 places in the row.
+      uniform: `[B]` in [0, 1).
+    """
+    total = mass.sum(axis=-1)
+    mass = jnp.where((total > 0)[:, None], mass, allowed.astype(mass.dtype))
+    return _take(place, pick_by_mass(mass, uniform * mass.sum(axis=-1)))
+
+
 def _take(values: Array, index: Array) -> Array:
     return jnp.take_along_axis(values, index[:, None], axis=-1)[:, 0]
 
@@ -183,8 +198,8 @@ def draw_from_cdf(
     block = pick_by_mass(cdf.block_mass, uniform[:, 0] * cdf.total, cdf.cumulative)
     inside, place = take_block(logits, block, -jnp.inf, rows)
     mass = jnp.exp(inside - cdf.maximum[:, None])
-    within = pick_by_mass(mass, uniform[:, 1] * mass.sum(axis=-1))
-    return jnp.where(cdf.valid, _take(place, within), -1)
+    token = pick_within(mass, inside > -jnp.inf, place, uniform[:, 1])
+    return jnp.where(cdf.valid, token, -1)
 
 
 def sample_categorical_with_log_prob(uniform: Array, logits: Array) -> tuple[Array, Array]:
@@ -287,7 +302,11 @@ def _draw_with_remainder(cdf: CategoricalCdf, logits: Array, uniform: Array) -> 
     block = pick_by_mass(cdf.block_mass, threshold, cdf.cumulative)
     before = _take(cdf.cumulative - cdf.block_mass, block)
     inside, place = take_block(logits, block, -jnp.inf)
-    within = pick_by_mass(jnp.exp(inside - cdf.maximum[:, None]), threshold - before)
+    mass = jnp.exp(inside - cdf.maximum[:, None])
+    mass = jnp.where(
+        mass.max(axis=-1, keepdims=True) > 0, mass, (inside > -jnp.inf).astype(mass.dtype)
+    )
+    within = pick_by_mass(mass, threshold - before)
     return jnp.where(cdf.valid, _take(place, within), -1)
 
 

@@ -24,12 +24,12 @@ from rsft_jax.sampling.categorical import (
     draw_from_cdf,
 )
 from rsft_jax.sampling.draws import check_key, log_uniform, row_keys, unit_uniform
-from rsft_jax.types import Array, Numeric, PRNGKey
+from rsft_jax.types import Array, Numeric, PRNGKey, record
 
 _LANES = 512  # rows tried at a time: enough to vectorise, few enough not to waste the last ones
 
 
-@chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)
+@record
 class RejectionSample:
     """What accept-reject drew. Read `accepted` before `value`.
 
@@ -196,7 +196,7 @@ def log_ratio_supremum(proposal: Array, target: Array) -> Array:
     return jnp.where(supremum > 1e29, jnp.inf, supremum)
 
 
-@chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)
+@record
 class _Attempts:
     """The loop's carry: `[B]` value (-1 none yet), count of attempts, log p/(Mq) at the value."""
 
