@@ -330,25 +330,37 @@ def test_sweep_is_checked_as_a_whole_before_its_first_job(tmp_path, monkeypatch,
     assert not path.exists()
 
 
-def test_signal_to_a_sweep_reaches_its_job_once(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_a_sweep_reaches_its_job_once(tmp_path, number):
+    """Sent to the whole process group, as a terminal does at Ctrl-C."""
+    job = (
+        "import signal, sys, time\n"
+        "from pathlib import Path\n"
+        "seen = []\n"
+        "for number in (signal.SIGINT, signal.SIGTERM):\n"
+        "    signal.signal(number, lambda number, _: seen.append(int(number)))\n"
+        "Path(sys.argv[1]).touch()\n"
+        "while not seen: time.sleep(0.05)\n"
+        "time.sleep(0.5)\n"
+        "Path(sys.argv[2]).write_text(repr(seen))\n"
+        "sys.exit(128 + seen[0])\n"
+    )
     program = (
         "import sys\n"
         "from rsft_jax.experiments import cli\n"
-        "job = 'import signal, sys, time; from pathlib import Path\\n'\n"
-        "job += 'def stop(*_): Path(sys.argv[1]).write_text(\"stopped\"); sys.exit(143)\\n'\n"
-        "job += 'signal.signal(signal.SIGTERM, stop); Path(sys.argv[2]).touch(); time.sleep(60)'\n"
-        "command = [sys.executable, '-c', job, *sys.argv[1:]]\n"
         "with cli._sigterm_raises():\n"
-        "    sys.exit(cli._run_job(command))\n"
+        "    sys.exit(cli._run_job([sys.executable, '-c', *sys.argv[1:]]))\n"
     )
-    stopped, ready = tmp_path / "stopped", tmp_path / "ready"
-    sweep = subprocess.Popen([sys.executable, "-c", program, str(stopped), str(ready)])
+    ready, received = tmp_path / "ready", tmp_path / "received"
+    sweep = subprocess.Popen(
+        [sys.executable, "-c", program, job, str(ready), str(received)], start_new_session=True
+    )
     deadline = time.monotonic() + 30
     while not ready.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    sweep.send_signal(signal.SIGTERM)
-    assert sweep.wait(30) == ExitCode.TERMINATED
-    assert stopped.read_text() == "stopped"
+    os.killpg(sweep.pid, number)
+    assert sweep.wait(30) == 128 + number
+    assert received.read_text() == f"[{int(number)}]"
 
 
 def test_evaluate_is_given_the_folder_of_a_run(tmp_path, runner):
