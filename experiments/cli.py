@@ -23,10 +23,10 @@ from rsft_jax.experiments.groups import GROUPS, group_options
 
 # kind of experiment -> module and function (config, RunFolder) -> ExitCode
 _RUNNERS = {
-    "language": ("rsft_jax.experiments.stories", "run_language"),
+    "language": ("rsft_jax.experiments.language", "run_language"),
     "gaussian": ("rsft_jax.experiments.gaussian", "run_gaussian"),
 }
-_EVALUATE = ("rsft_jax.experiments.stories", "evaluate_folder")
+_EVALUATE = ("rsft_jax.experiments.language", "evaluate_folder")
 _REPORT = ("rsft_jax.experiments.report", "write_report")
 _MAX_JOB_NAME = 80
 _SECONDS_TO_STOP = 60
@@ -106,6 +106,7 @@ def _run_command(arguments: list[str]) -> int:
     config = _compose(parsed.overrides, parsed.config_dir)
     if parsed.print_config:
         from omegaconf import OmegaConf
+
         from rsft_jax.experiments.structure import to_dict
 
         print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), end="")
@@ -274,6 +275,7 @@ def _imported(place: tuple[str, str]) -> Callable[..., Any]:
 def _use_compilation_cache() -> None:
     """Keeps compiled programs on disk: the second run of an experiment starts in seconds."""
     import jax
+
     from rsft_jax.experiments.assets import default_cache_dir
 
     if not jax.config.jax_compilation_cache_dir:

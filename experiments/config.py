@@ -25,6 +25,7 @@ from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
 from rsft_jax.experiments.errors import ConfigError, one_line, shown
 from rsft_jax.experiments.groups import group_options
 from rsft_jax.experiments.schema import RunConfig, validate

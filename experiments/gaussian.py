@@ -32,11 +32,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax.training.train_state import TrainState
+
 from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.errors import ExitCode
 from rsft_jax.experiments.run_folder import RunFolder
 from rsft_jax.experiments.schema import GaussianConfig, GaussianTrainingConfig, ProblemConfig
-
 from rsft_jax.sampling import rejection_sample_from
 from rsft_jax.types import Array, PRNGKey
 

@@ -207,7 +207,7 @@ class TrainingConfig:
       optimizer: "adamw", or "sgd" for theta <- theta - eta grad L.
       learning_rate: the highest rate, above 0.
       schedule: of the learning rate after the warm-up, over the steps of all rounds.
-      warmup_steps: steps over which the rate rises linearly.
+      warmup_steps: first steps of the run, over which the rate rises linearly.
       clip_norm: largest norm of a gradient; null does not clip.
       weight_decay: decoupled weight decay, per unit of learning rate.
       epochs: passes over the accepted samples of a round.
@@ -248,11 +248,13 @@ class EvaluationConfig:
       num_prompts: held-out prompts used.
       num_candidates: completions for each.
       confidence: of the bootstrap intervals, in (0, 1).
+      kl_prompts: the KL to the untuned policy is estimated on one completion of so many prompts.
       bootstrap_samples: resamplings of prompts behind an interval.
     """
 
     num_prompts: int
     num_candidates: int
+    kl_prompts: int
     confidence: float
     bootstrap_samples: int
 
@@ -434,7 +436,7 @@ def _validate_language(config: LanguageConfig) -> None:
     for name in ("num_rounds", "prompts_per_round"):
         _at_least(f"rounds.{name}", getattr(config.rounds, name), 1)
     evaluation = config.evaluation
-    for name in ("num_prompts", "num_candidates", "bootstrap_samples"):
+    for name in ("num_prompts", "num_candidates", "kl_prompts", "bootstrap_samples"):
         _at_least(f"evaluation.{name}", getattr(evaluation, name), 1)
     _inside("evaluation.confidence", evaluation.confidence, 0, 1)
     _at_least("checkpoint.keep", config.checkpoint.keep, 1)

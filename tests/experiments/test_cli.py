@@ -9,6 +9,7 @@ import time
 import types
 
 import pytest
+
 from rsft_jax.experiments import cli
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.completion import complete

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+
 from rsft_jax.experiments.config import (
     compose,
     differences,

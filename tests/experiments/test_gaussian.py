@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from rsft_jax.experiments import gaussian
 from rsft_jax.experiments.config import load_config
 from rsft_jax.experiments.errors import ExitCode

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from rsft_jax.experiments.config import load_config, read_config
 from rsft_jax.experiments.errors import ConfigError
 from rsft_jax.experiments.run_folder import (
