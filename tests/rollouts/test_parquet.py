@@ -73,9 +73,10 @@ def test_unscored_reward_is_null_to_every_reader_and_nan_here(tmp_path):
     assert np.isneginf(read_rollouts(path)["log_weight"][0])
 
 
-def test_columns_can_be_chosen_and_an_absent_one_is_left_out(tmp_path):
-    path = write_rollouts(tmp_path / "a.parquet", _rows(selection=False))
-    assert list(read_rollouts(path, ["reward", "accepted"]).columns) == ["reward"]
+def test_columns_can_be_left_unread(tmp_path):
+    path = write_rollouts(tmp_path / "a.parquet", _rows())
+    back = read_rollouts(path, without=("tokens", "log_probs", "no such column"))
+    assert set(back.columns) == set(_rows()) - {"tokens", "log_probs"}
 
 
 def test_no_candidates_is_a_file_with_no_rows(tmp_path):
