@@ -226,7 +226,7 @@ def test_control_that_does_as_well_is_not_beaten(tmp_path):
         source = folder / name / "round-001-policy.parquet"
         columns = dict(read_rollouts(source).columns)
         columns["arm"] = ["control"] * len(columns["arm"])
-            write_rollouts(folder / name / "round-001-control.parquet", columns)
+        write_rollouts(folder / name / "round-001-control.parquet", columns)
     found = _headline(folder)
     assert found.title == "Better than the base model, not shown to beat the random control"
     assert "is undecided: 0.000" in found.sentences[1]
