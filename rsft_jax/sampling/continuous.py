@@ -1,0 +1,227 @@
+"""Accept-reject over any sample space, from any density that a function can evaluate."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rsft_jax.sampling.draws import check_key, counter_bits, log_uniform, row_keys, unrolled_key
+from rsft_jax.sampling.rejection import RejectionSample
+from rsft_jax.types import Array, Numeric, PRNGKey
+
+_BLOCK = 1 << 16  # proposals drawn at a time: large enough to vectorise, small enough for a cache
+
+
+def rejection_sample_from(
+    key: PRNGKey,
+    propose: Callable[[PRNGKey], Any],
+    log_ratio: Callable[[Any], Array],
+    *,
+    log_envelope: Numeric,
+    num_samples: int,
+    max_attempts: int = 64,
+    method: str = "blocks",
+) -> RejectionSample:
+    """Draws samples of a target density by accept-reject from a proposal.
+
+    A proposal x ~ q is accepted with probability min(1, exp(log_ratio(x) - log_envelope)), where
+    log_ratio(x) = log p(x) - log q(x) and p may lack its normaliser Z (log_envelope is then on
+    the same scale). The law of what is accepted is p where log_envelope bounds log_ratio
+    everywhere, and proportional to min(p, M q) where it does not; a proposal over the envelope
+    sets `violated`. The acceptance rate is Z / M while the envelope holds.
+
+    "blocks" draws proposals in blocks and packs the accepted ones into the slots: no slot waits
+    for the slowest. Proposal i of the stream depends on the key and i alone, so that the result
+    does not depend on the block's size. "lanes" gives each slot its own stream from
+    `fold_in(key, slot)`, so that a slot does not depend on how many there are; all lanes run
+    until the slowest has accepted, which costs several times more.
+
+    S is `num_samples`.
+
+    Args:
+      key: a typed key, consumed.
+      propose: draws one x from q with the key it gets; x is any pytree of arrays. For
+        threefry keys it gets a key of an equal but faster generator (`unrolled_key`).
+      log_ratio: one x to the scalar log p(x) - log q(x), in nats. NaN and -inf are not accepted.
+      log_envelope: log M in nats, a scalar; it may be negative if p lacks its normaliser.
+      num_samples: S, slots to fill, at least 1. Static.
+      max_attempts: at least 1. Static. A lane gives up after so many proposals, and all blocks
+        together after S times as many; then the rest of the slots is not accepted.
+      method: "blocks" or "lanes". Static.
+
+    `propose` and `log_ratio` are static: give the same functions again, and nothing is traced
+    again; a `lambda` written at the call is a new function each time.
+
+    Returns:
+      A `RejectionSample` whose `value` has leaves `[S, ...]` and the other fields `[S]`. A slot
+      that is not accepted holds NaN (-1 for integers, False for booleans). `num_attempts` counts
+      the proposals since the previous accepted one; for blocks, their sum is the number of
+      proposals up to the one that filled the last slot. `unsupported` is False: a density cannot
+      be asked where it is zero.
+
+    Raises:
+      ValueError: if `num_samples` or `max_attempts` < 1, `log_envelope` is a number that is NaN or
+        infinite, `method` is unknown, or `key` is not a typed key.
+
+    Example:
+      >>> def propose(key):  # a triangle p(x) = 2x on [0, 1] from a uniform q, so that M = 2
+      ...     return jax.random.uniform(key)
+      >>> def log_ratio(x):
+      ...     return jnp.log(2 * x)
+      >>> sample = rejection_sample_from(
+      ...     jax.random.key(0), propose, log_ratio, log_envelope=math.log(2), num_samples=10_000)
+      >>> bool(sample.accepted.all()), bool(abs(sample.value.mean() - 2 / 3) < 0.01)
+      (True, True)
+
+    References:
+      von Neumann, Various techniques used in connection with random digits (1951).
+      Devroye, Non-Uniform Random Variate Generation (1986), section II.3.
+    """
+    check_key(key)
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be >= 1; got {num_samples}")
+    if max_attempts < 1:
+        raise ValueError(f"max_attempts must be >= 1; got {max_attempts}")
+    if num_samples * max_attempts >= 2**31:
+        raise ValueError(
+            "num_samples * max_attempts must be below 2^31; "
+            f"got {num_samples} * {max_attempts}: draw in several calls"
+        )
+    if isinstance(log_envelope, int | float) and not math.isfinite(log_envelope):
+        raise ValueError(f"log_envelope must be finite (0 < M < inf); got {log_envelope}")
+    if method not in ("blocks", "lanes"):
+        raise ValueError(f'method must be "blocks" or "lanes"; got {method!r}')
+    run = _sample_blocks if method == "blocks" else _sample_lanes
+    return run(
+        key,
+        log_envelope,
+        propose=propose,
+        log_ratio=log_ratio,
+        num_samples=int(num_samples),
+        max_attempts=int(max_attempts),
+    )
+
+
+_STATIC = ("propose", "log_ratio", "num_samples", "max_attempts")
+
+
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "block"))
+def _sample_blocks(
+    key, log_envelope, *, propose, log_ratio, num_samples, max_attempts, block=None
+) -> RejectionSample:
+    """Fills slots from one stream of proposals; see `rejection_sample_from`."""
+    if block is None:  # about what is needed at a rate of one half
+        block = min(_BLOCK, max(256, 2 * num_samples))
+    budget = num_samples * max_attempts
+    propose_key, accept_key = jax.random.split(unrolled_key(key))
+
+    def attempt(start):
+        index = start + jnp.arange(block, dtype=jnp.int32)
+        x = jax.vmap(lambda i: propose(jax.random.fold_in(propose_key, i)))(index)
+        excess = jax.vmap(log_ratio)(x) - jnp.asarray(log_envelope, jnp.float32)
+        log_u = log_uniform(_bits(accept_key, index)).astype(excess.dtype)
+        return x, excess, (log_u < excess) & (index < budget), index
+
+    def pack(state):
+        start, filled, slots = state
+        x, excess, accept, index = attempt(start)
+        order = jnp.cumsum(accept.astype(jnp.int32), dtype=jnp.int32)
+        count = order[-1]
+        # Sources of the accepted ones in their order; then contiguous writes, and no scatter of x.
+        source = jnp.zeros((block,), jnp.int32)
+        at = jnp.where(accept, order - 1, block)
+        source = source.at[at].set(jnp.arange(block, dtype=jnp.int32), mode="drop")
+        packed = jax.tree.map(lambda leaf: leaf[source], (x, excess, index))
+        slots = jax.tree.map(
+            lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, filled, 0), slots, packed
+        )
+        return start + block, filled + count, slots
+
+    shapes = jax.eval_shape(attempt, jnp.int32(0))
+    # Room for one block past the last slot, so that a write never has to be cut.
+    slots = jax.tree.map(
+        lambda leaf: jnp.zeros((num_samples + block, *leaf.shape[1:]), leaf.dtype),
+        (shapes[0], shapes[1], shapes[3]),
+    )
+
+    def unfinished(state):
+        start, filled, _ = state
+        return (filled < num_samples) & (start < budget)
+
+    start = (jnp.int32(0), jnp.int32(0), slots)
+    _, filled, slots = jax.lax.while_loop(unfinished, pack, start)
+    x, excess, index = jax.tree.map(lambda leaf: leaf[:num_samples], slots)
+    slot = jnp.arange(num_samples, dtype=jnp.int32)
+    accepted = slot < filled
+    # The first slot that stayed empty used up the rest of the budget.
+    index = jnp.where(accepted, index, budget - 1)
+    attempts = jnp.diff(index, prepend=jnp.full((1,), -1, jnp.int32))
+    return _result(x, excess, accepted, attempts)
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _sample_lanes(
+    key, log_envelope, *, propose, log_ratio, num_samples, max_attempts
+) -> RejectionSample:
+    """One stream a slot; all run until the slowest is done. See `rejection_sample_from`."""
+    keys = row_keys(unrolled_key(key), num_samples)
+
+    def attempt(lane_key, n):
+        propose_key, accept_key = jax.random.split(jax.random.fold_in(lane_key, n))
+        x = propose(propose_key)
+        excess = log_ratio(x) - jnp.asarray(log_envelope, jnp.float32)
+        log_u = log_uniform(jax.random.bits(accept_key, (2,), jnp.uint32)).astype(excess.dtype)
+        return x, excess, log_u < excess
+
+    def try_all(state):
+        n, accepted, count, kept = state
+        x, excess, accept = jax.vmap(attempt, in_axes=(0, None))(keys, n)
+        new = accept & ~accepted
+        kept = jax.tree.map(
+            lambda old, now: jnp.where(new.reshape((-1,) + (1,) * (now.ndim - 1)), now, old),
+            kept,
+            (x, excess),
+        )
+        return n + 1, accepted | accept, count + (~accepted).astype(jnp.int32), kept
+
+    shapes = jax.eval_shape(jax.vmap(attempt, in_axes=(0, None)), keys, jnp.int32(0))
+    kept = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[:2])
+    none = jnp.zeros((num_samples,), bool)
+    state = (jnp.int32(0), none, none.astype(jnp.int32), kept)
+    _, accepted, count, (x, excess) = jax.lax.while_loop(
+        lambda s: (s[0] < max_attempts) & ~s[1].all(), try_all, state
+    )
+    return _result(x, excess, accepted, count)
+
+
+def _bits(key: PRNGKey, index: Array) -> Array:
+    """`[..., 2]` words at each index: one hash for threefry, JAX's own way for others."""
+    if jax.random.key_data(key).shape == (2,):
+        return counter_bits(key, index.astype(jnp.uint32))
+    draw = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i), (2,), jnp.uint32))
+    return draw(index)
+
+
+def _result(x, excess, accepted, attempts) -> RejectionSample:
+    def blank(leaf):
+        mask = accepted.reshape((-1,) + (1,) * (leaf.ndim - 1))
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jnp.where(mask, leaf, jnp.nan)
+        if jnp.issubdtype(leaf.dtype, jnp.signedinteger):
+            return jnp.where(mask, leaf, -1)
+        return jnp.where(mask, leaf, jnp.zeros_like(leaf))
+
+    excess = jnp.where(accepted, excess, -jnp.inf)
+    return RejectionSample(
+        value=jax.tree.map(blank, x),
+        accepted=accepted,
+        num_attempts=attempts,
+        log_accept_prob=jnp.minimum(excess, 0),
+        log_weight=jnp.where(accepted, jnp.maximum(excess, 0), -jnp.inf),
+        # A proposal over the envelope is always accepted; a few ulps over it are rounding.
+        violated=excess > 16 * jnp.finfo(excess.dtype).eps,
+        unsupported=jnp.zeros_like(accepted),
+    )
