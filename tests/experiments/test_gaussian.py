@@ -16,18 +16,24 @@ from rsft_jax.experiments.config import load_config
 from rsft_jax.experiments.errors import ExitCode
 from rsft_jax.experiments.run_folder import open_run_folder
 
-SMALL = (
-    "experiment=gaussian",
-    "training.num_rounds=3",
-    "training.steps_per_round=60",
-    "training.batch_size=256",
-    "law.num_samples=50000",
-)
+SMALL = {
+    "experiment": "gaussian",
+    "training.num_rounds": 3,
+    "training.steps_per_round": 60,
+    "training.batch_size": 256,
+    "law.num_samples": 50_000,
+}
+
+
+def overrides(**more):
+    """The small experiment with other values; "__" stands for the dot."""
+    settings = {**SMALL, **{name.replace("__", "."): value for name, value in more.items()}}
+    return [f"{name}={value}" for name, value in settings.items()]
 
 
 @pytest.fixture(scope="module")
 def config():
-    return load_config(SMALL)
+    return load_config(overrides())
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +41,8 @@ def laws(config):
     return gaussian.exact_laws(config.problem, config.law.num_bins)
 
 
-def run(path, overrides=SMALL):
-    config = load_config(overrides)
+def run(path, **more):
+    config = load_config(overrides(**more))
     with open_run_folder(path, config, resume=False) as folder:
         code = gaussian.run_gaussian(config, folder)
     return code, folder.events()
@@ -155,7 +161,7 @@ def test_model_fits_the_target_only_on_inputs_from_the_target(events, laws):
 
 def test_step_is_the_plain_formula_over_accepted_samples():
     """theta <- theta - eta grad L against a gradient written out here."""
-    config = load_config([*SMALL, "problem.num_inputs=3", "training.batch_size=4"])
+    config = load_config(overrides(problem__num_inputs=3, training__batch_size=4))
     state = gaussian.init_state(config.training, 3)
     inputs = jax.random.normal(jax.random.key(0), (4, 3))
     accepted = jnp.array([True, False, True, False])
@@ -178,20 +184,19 @@ def test_step_is_the_plain_formula_over_accepted_samples():
 
 
 def test_target_out_of_reach_ends_with_no_data_and_bounded_work(tmp_path):
-    overrides = [*SMALL, "problem.mean=30.0", "training.max_attempts=4"]
-    code, events = run(tmp_path / "run", overrides)
+    code, events = run(tmp_path / "run", problem__mean=30.0, training__max_attempts=4)
     assert code == ExitCode.NO_DATA
     last = events[-1]
     assert (last["arm"], last["num_accepted"]) == ("plain", 0)
-    assert last["num_attempts"] <= 60 * 256 * 4
+    assert last["num_attempts"] <= 60 * 256 * 4  # steps, batch size, attempts
     assert all(math.isfinite(event["loss_target"]) for event in events if event["event"] == "round")
 
 
-def test_run_from_the_command_line_writes_events_and_report(tmp_path, config):
+def test_run_from_the_command_line_writes_events_and_report(tmp_path):
     """The same seed gives the same figures, whatever process computes them."""
     path = tmp_path / "run"
-    tiny = ["training.steps_per_round=5", "training.num_rounds=2", "law.num_samples=5000"]
-    command = [sys.executable, "-m", "rsft_jax.experiments.cli", "run", *SMALL, *tiny]
+    tiny = {"training__steps_per_round": 5, "training__num_rounds": 2, "law__num_samples": 5000}
+    command = [sys.executable, "-m", "rsft_jax.experiments.cli", "run", *overrides(**tiny)]
     done = subprocess.run(
         [*command, f"output_dir={path}"], capture_output=True, text=True, check=False
     )
@@ -203,7 +208,7 @@ def test_run_from_the_command_line_writes_events_and_report(tmp_path, config):
     assert "<html" in (path / "report.html").read_text()
     assert list((path / "figures").glob("*.png"))
 
-    _, again = run(tmp_path / "again", [*SMALL, *tiny])
+    _, again = run(tmp_path / "again", **tiny)
     lines = (path / "metrics.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     for event in (*events, *again):
