@@ -1,0 +1,26 @@
+"""Device meshes, and which part of the train state lies on which device.
+
+One table (`RULES`) maps the names that the model gives its axes to the mesh; the same training
+step then runs on one core, eight devices or many hosts.
+"""
+
+from rsft_jax.sharding.mesh import BATCH_AXES, MESH_AXES, check_batch_size, make_mesh
+from rsft_jax.sharding.rules import (
+    RULES,
+    TrainShardings,
+    logical_axes,
+    train_shardings,
+    tree_shardings,
+)
+
+__all__ = [
+    "BATCH_AXES",
+    "MESH_AXES",
+    "RULES",
+    "TrainShardings",
+    "check_batch_size",
+    "logical_axes",
+    "make_mesh",
+    "train_shardings",
+    "tree_shardings",
+]

@@ -1,0 +1,40 @@
+"""Fine-tuning: which part is trained, the loss, the optimizer, the step, and checkpoints."""
+
+from rsft_jax.training.checkpoint import CheckpointError, Checkpoints, Restored
+from rsft_jax.training.losses import (
+    LossFn,
+    LossTerms,
+    completion_loss,
+    mean_squared_error,
+    sum_over_chunks,
+    token_log_probs,
+)
+from rsft_jax.training.optimizers import make_optimizer, make_schedule
+from rsft_jax.training.parts import Part, all_parameters, last_layers, lora
+from rsft_jax.training.state import TrainState, abstract_train_state, create_train_state
+from rsft_jax.training.step import StepFn, StepMetrics, fine_tune, make_train_step
+
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "LossFn",
+    "LossTerms",
+    "Part",
+    "Restored",
+    "StepFn",
+    "StepMetrics",
+    "TrainState",
+    "abstract_train_state",
+    "all_parameters",
+    "completion_loss",
+    "create_train_state",
+    "fine_tune",
+    "last_layers",
+    "lora",
+    "make_optimizer",
+    "make_schedule",
+    "make_train_step",
+    "mean_squared_error",
+    "sum_over_chunks",
+    "token_log_probs",
+]

@@ -1,0 +1,133 @@
+"""Which part of the model is trained: everything, low-rank adapters, or the last layers.
+
+A `Part` is a tuple of pure functions, as an optax transformation is. It divides the parameters
+into two trees once, before training, and the optimizer, the gradient and the train state know the
+trainable tree alone. (`optax.multi_transform` with `set_to_zero` reaches the same updates, but
+from gradients of every parameter: the backward pass of the frozen ones runs, their gradients are
+held, and they pass through the donated state. A partition costs none of that, and several states
+can share one frozen tree.)
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rsft_jax.models.lora import ALL_TARGETS, init_lora, merge_lora, scale_lora
+from rsft_jax.models.transformer import TransformerConfig, stack_layers, unstack_layers
+from rsft_jax.types import Array, Params, PRNGKey
+
+
+class Part(NamedTuple):
+    """Pure functions between parameters for sampling and the two trees of training.
+
+    Sampling wants the unrolled layout; training runs in the scanned one, in which a single layer
+    is compiled.
+
+    Attributes:
+      split: parameters (unrolled) -> (trainable, frozen), both scanned.
+      variables: (trainable, frozen) -> what `model.apply` takes.
+      export: (trainable, frozen) -> parameters (unrolled), adapters merged. They share no array
+        with `trainable`, so that they outlive the step to which the trainable ones are donated.
+      model: configuration for sampling -> configuration for training.
+    """
+
+    split: Callable[[Params], tuple[Params, Params]]
+    variables: Callable[[Params, Params], Params]
+    export: Callable[[Params, Params], Params]
+    model: Callable[[TransformerConfig], TransformerConfig]
+
+
+def all_parameters() -> Part:
+    """Trains every parameter."""
+    return Part(
+        split=lambda params: (stack_layers(params), {}),
+        variables=lambda trainable, _: {"params": trainable},
+        export=lambda trainable, _: _own(unstack_layers(trainable), trainable),
+        model=lambda config: dataclasses.replace(config, scan_layers=True, frozen_layers=0),
+    )
+
+
+def lora(
+    key: PRNGKey,
+    *,
+    rank: int = 16,
+    alpha: float = 32.0,
+    targets: Collection[str] = ALL_TARGETS,
+) -> Part:
+    """Trains low-rank adapters of the layers' linear maps: W + (alpha / rank) a b.
+
+    Args:
+      key: random key for `a`, consumed; every split of the same parameters draws the same.
+      rank: r, at least 1.
+      alpha: alpha / rank scales the adapters.
+      targets: names of the adapted modules; see `rsft_jax.models.lora.ALL_TARGETS`.
+
+    Returns:
+      The part; its trainable tree is a Flax collection "lora".
+    """
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}")
+    scale = alpha / rank
+
+    def split(params: Params) -> tuple[Params, Params]:
+        frozen = stack_layers(params)
+        return init_lora(key, frozen, rank=rank, targets=targets), frozen
+
+    return Part(
+        split=split,
+        variables=lambda trainable, frozen: {
+            "params": frozen,
+            "lora": scale_lora(trainable, scale),
+        },
+        export=lambda trainable, frozen: unstack_layers(merge_lora(frozen, trainable, scale)),
+        model=lambda config: dataclasses.replace(config, scan_layers=True, frozen_layers=0),
+    )
+
+
+def last_layers(num_layers: int) -> Part:
+    """Trains the last layers; embedding, first layers, final norm and head stay as they are.
+
+    The gradient stops below the trained layers, so the frozen ones have no backward pass.
+
+    Args:
+      num_layers: how many layers, counted from the top, are trained; at least 1.
+
+    Returns:
+      The part. Its functions raise ValueError for a model with fewer layers.
+    """
+    if num_layers < 1:
+        raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+
+    def num_frozen(total: int) -> int:
+        if num_layers > total:
+            raise ValueError(f"num_layers must be in [1, {total}] here, got {num_layers}")
+        return total - num_layers
+
+    def split(params: Params) -> tuple[Params, Params]:
+        total = sum(name.startswith("layers_") for name in params)
+        stacked = stack_layers(params, num_frozen(total))
+        return {"layers": stacked.pop("layers")}, stacked
+
+    def config_for_training(config: TransformerConfig) -> TransformerConfig:
+        frozen = num_frozen(config.num_layers)
+        return dataclasses.replace(config, scan_layers=True, frozen_layers=frozen)
+
+    return Part(
+        split=split,
+        variables=lambda trainable, frozen: {"params": {**frozen, **trainable}},
+        export=lambda trainable, frozen: _own(unstack_layers({**frozen, **trainable}), trainable),
+        model=config_for_training,
+    )
+
+
+def _own(exported: Params, trainable: Params) -> Params:
+    """Copies the leaves that are arrays of `trainable` themselves."""
+    shared = {id(leaf) for leaf in jax.tree.leaves(trainable)}
+
+    def copied(leaf: Array) -> Array:
+        return jnp.copy(leaf) if id(leaf) in shared else leaf
+
+    return jax.tree.map(copied, exported)

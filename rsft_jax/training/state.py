@@ -1,0 +1,90 @@
+"""The train state: a Flax `TrainState` of the trainable parameters alone."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax.training.train_state import TrainState
+
+from rsft_jax.sharding.rules import TrainShardings
+from rsft_jax.training.parts import Part
+from rsft_jax.types import Array, Params
+
+
+def create_train_state(
+    model: nn.Module,
+    part: Part,
+    params: Params,
+    tx: optax.GradientTransformation,
+    *,
+    shardings: TrainShardings | None = None,
+) -> tuple[TrainState, Params]:
+    """Divides parameters into a train state and the frozen tree that goes with it.
+
+    Args:
+      model: the model for training, `Transformer(part.model(config))`.
+      part: which part is trained.
+      params: parameters in the unrolled layout. They are left alone: the state owns its arrays,
+        because a step donates them.
+      tx: the optimizer; build it once.
+      shardings: where the arrays go; by default they stay on the default device.
+
+    Returns:
+      `(state, frozen)`: the state at step 0, with the trainable tree as its `params`; and the
+      frozen tree, which no step donates, so that several states may share it.
+    """
+    trainable, frozen = part.split(params)
+    trainable = _own(trainable, params)
+    frozen = jax.tree.map(jnp.asarray, frozen)
+    if shardings is None:
+        return _create(model, trainable, tx), frozen
+    trainable = jax.device_put(trainable, shardings.state.params)
+    frozen = jax.device_put(frozen, shardings.frozen)
+    # The optimizer's state is born sharded: it never exists whole on one device.
+    create = jax.jit(lambda p: _create(model, p, tx), out_shardings=shardings.state)
+    return create(trainable), frozen
+
+
+def abstract_train_state(
+    model: nn.Module, part: Part, params: Params, tx: optax.GradientTransformation
+) -> tuple[TrainState, Params]:
+    """`create_train_state` in shapes and dtypes alone; `params` may be abstract, too."""
+
+    def create(params: Params) -> tuple[TrainState, Params]:
+        trainable, frozen = part.split(params)
+        return _create(model, trainable, tx), frozen
+
+    return jax.eval_shape(create, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Apply:
+    """`model.apply`, equal where the models are equal.
+
+    Bound methods are equal only where the very object is the same, and the state of an equal model
+    would be another tree to jax: compiled again, and refused where it meets the first.
+    """
+
+    model: nn.Module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model.apply(*args, **kwargs)
+
+
+def _create(model: nn.Module, trainable: Params, tx: optax.GradientTransformation) -> TrainState:
+    state = TrainState.create(apply_fn=_Apply(model), params=trainable, tx=tx)
+    # Flax starts with a Python 0, which a step gives back as an array: it would compile twice.
+    return state.replace(step=jnp.zeros((), jnp.int32))
+
+
+def _own(trainable: Params, params: Params) -> Params:
+    shared = {id(leaf) for leaf in jax.tree.leaves(params)}
+
+    def owned(leaf: Array) -> Array:
+        known = not isinstance(leaf, jax.Array) or id(leaf) in shared
+        return jnp.array(leaf, copy=True) if known else leaf
+
+    return jax.tree.map(owned, trainable)

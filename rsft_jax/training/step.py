@@ -1,0 +1,193 @@
+"""The training step, compiled once, and the loop over batches as a generator."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax.training.train_state import TrainState
+from jax import lax
+
+from rsft_jax.data.batches import Batch
+from rsft_jax.sharding.rules import TrainShardings
+from rsft_jax.training.losses import LossFn, LossTerms, completion_loss
+from rsft_jax.training.parts import Part
+from rsft_jax.types import Array, Params
+
+
+@chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)
+class StepMetrics:
+    """What one step did.
+
+    Attributes:
+      loss: [] mean weighted loss before the update, in nats.
+      grad_norm: [] global norm of the gradient, before clipping.
+      update_norm: [] global norm of what was added to the parameters; 0 for a refused step.
+      num_tokens: [] int32 completion tokens trained on.
+      entropy: [] mean entropy of the predictions, in nats a token.
+      accuracy: [] part of the tokens that were the likeliest.
+      finite: [] bool, whether loss and gradient norm were finite. Otherwise, and where no token
+        was to be trained, the state is as it was.
+    """
+
+    loss: Array
+    grad_norm: Array
+    update_norm: Array
+    num_tokens: Array
+    entropy: Array
+    accuracy: Array
+    finite: Array
+
+
+StepFn = Callable[[TrainState, Params, Batch], tuple[TrainState, StepMetrics]]
+"""(state, frozen, batch) -> (state, metrics); the given state is donated and gone afterwards."""
+
+
+def make_train_step(
+    model: nn.Module,
+    part: Part,
+    *,
+    loss: LossFn | None = None,
+    accumulate: int = 1,
+    shardings: TrainShardings | None = None,
+) -> StepFn:
+    """Compiles an optimizer step on the trainable part.
+
+    The gradient is that of sum of losses / sum of counts over the whole batch, whatever
+    `accumulate` is: parts of unequal numbers of tokens are added up before the division. A step
+    whose loss or gradient is not finite, or which has nothing to train, changes neither
+    parameters nor optimizer nor step count.
+
+    Args:
+      model: the model for training, `Transformer(part.model(config))`.
+      part: which part is trained.
+      loss: by default `completion_loss(model)`.
+      accumulate: how many parts the rows of a batch are divided into, one after the other, to
+        save memory; divides the batch size (and its share of each device).
+      shardings: where state, frozen tree and batch live; by default on one device.
+
+    Returns:
+      The jitted step. It compiles anew for each shape of a batch.
+
+    Raises:
+      ValueError: if `accumulate` is below 1, or, at the first call, does not divide the batch.
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+    loss_fn = completion_loss(model) if loss is None else loss
+
+    def gradient(trainable: Params, frozen: Params, batch: Batch) -> tuple[Params, LossTerms]:
+        def total(trainable: Params) -> tuple[Array, LossTerms]:
+            terms = loss_fn(part.variables(trainable, frozen), batch)
+            return terms.total, terms
+
+        return jax.grad(total, has_aux=True)(trainable)
+
+    def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        if accumulate == 1:
+            grads, terms = gradient(state.params, frozen, batch)
+        else:
+            parts = _split_rows(batch, accumulate)
+
+            def add(sums: tuple[Params, LossTerms], part_of_batch: Batch):
+                new = gradient(state.params, frozen, part_of_batch)
+                return jax.tree.map(jnp.add, sums, new), None
+
+            first = jax.tree.map(lambda leaf: leaf[0], parts)
+            shapes = jax.eval_shape(gradient, state.params, frozen, first)
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            (grads, terms), _ = lax.scan(add, zeros, parts)
+        return _apply(state, grads, terms)
+
+    if shardings is None:
+        return jax.jit(step, donate_argnums=0)
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(shardings.state, shardings.frozen, shardings.batch),
+        out_shardings=(shardings.state, shardings.replicated),
+    )
+
+
+def fine_tune(
+    state: TrainState,
+    frozen: Params,
+    batches: Iterable[Batch],
+    step: StepFn,
+    *,
+    max_refused: int = 3,
+) -> Iterator[tuple[TrainState, StepMetrics]]:
+    """Steps through the batches, and hands out each state with its metrics.
+
+    Args:
+      state: donated to the first step, as each state handed out is to the step after it.
+      frozen: the frozen tree.
+      batches: what to train on.
+      step: as made by `make_train_step`.
+      max_refused: this many steps in a row with a non-finite loss or gradient stop the run.
+
+    Yields:
+      `(state, metrics)` after each batch, a refused one included.
+
+    Raises:
+      FloatingPointError: after `max_refused` refused steps in a row; the state that was handed
+        out last is the last good one.
+    """
+    refused = 0
+    for batch in batches:
+        state, metrics = step(state, frozen, batch)
+        yield state, metrics
+        refused = 0 if metrics.finite else refused + 1
+        if refused >= max_refused:
+            raise FloatingPointError(
+                f"{refused} steps in a row had a non-finite loss or gradient (last: loss "
+                f"{float(metrics.loss)}, gradient norm {float(metrics.grad_norm)}); the "
+                f"parameters are those after optimizer step {int(state.step)}"
+            )
+
+
+def _apply(state: TrainState, grads: Params, terms: LossTerms) -> tuple[TrainState, StepMetrics]:
+    def mean(total: Array, count: Array) -> Array:
+        return total / jnp.maximum(count, 1).astype(total.dtype)
+
+    grads = jax.tree.map(lambda g: mean(g, terms.count), grads)
+    loss = mean(terms.total, terms.count)
+    grad_norm = optax.global_norm(grads)
+    updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
+    new = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+    )
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    # A selection and not a branch: it joins the update's own pass over the donated buffers.
+    accepted = finite & (terms.num_tokens > 0)
+    new = jax.tree.map(lambda ours, old: jnp.where(accepted, ours, old), new, state)
+    update_norm = optax.global_norm(updates)
+    return new, StepMetrics(
+        loss=loss,
+        grad_norm=grad_norm,
+        update_norm=jnp.where(accepted, update_norm, jnp.zeros_like(update_norm)),
+        num_tokens=terms.num_tokens,
+        entropy=mean(terms.entropy, terms.num_tokens),
+        accuracy=mean(terms.correct, terms.num_tokens),
+        finite=finite,
+    )
+
+
+def _split_rows(batch: Batch, parts: int) -> Batch:
+    rows = batch.tokens.shape[0]
+    if rows % parts:
+        near = [n for n in range(1, rows + 1) if rows % n == 0]
+        nearest = min(near, key=lambda n: abs(n - parts))
+        raise ValueError(
+            f"accumulate must divide the batch of {rows} rows, got {parts}; nearest: {nearest}"
+        )
+
+    # Row i goes to part i mod `parts`, so that each device finds the rows of a part at home.
+    def split(x: Array) -> Array:
+        return jnp.swapaxes(x.reshape(rows // parts, parts, *x.shape[1:]), 0, 1)
+
+    return jax.tree.map(split, batch)

@@ -1,0 +1,109 @@
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from rsft_jax.models.transformer import Transformer
+from rsft_jax.sharding.mesh import make_mesh
+from rsft_jax.sharding.rules import RULES, logical_axes, train_shardings
+from rsft_jax.training.optimizers import make_optimizer
+from rsft_jax.training.parts import all_parameters, last_layers, lora
+from rsft_jax.training.state import abstract_train_state, create_train_state
+from rsft_jax.training.step import make_train_step
+from tests.training.toys import CONFIG, make_batch, make_params
+
+pytestmark = pytest.mark.multi_device
+
+MESHES = {
+    "replicated": {"data": 8},
+    "fsdp": {"data": 2, "fsdp": 4},
+    "tensor": {"data": 4, "tensor": 2},
+    "fsdp+tensor": {"data": 2, "fsdp": 2, "tensor": 2},
+}
+PARTS = {
+    "all": all_parameters(),
+    "lora": lora(jax.random.key(5), rank=2),
+    "last": last_layers(1),
+}
+
+
+def _train(part, tx, shardings=None, steps=3):
+    model = Transformer(part.model(CONFIG))
+    state, frozen = create_train_state(model, part, make_params(), tx, shardings=shardings)
+    step = make_train_step(model, part, shardings=shardings)
+    losses = []
+    for seed in range(steps):
+        state, metrics = step(state, frozen, make_batch(seed=seed))
+        losses.append(float(metrics.loss))
+    assert step._cache_size() == 1
+    return state, frozen, losses
+
+
+def _shardings(part, tx, mesh, rules):
+    model = Transformer(part.model(CONFIG))
+    state, frozen = abstract_train_state(model, part, make_params(), tx)
+    return train_shardings(mesh, rules, model, state, frozen)
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    tx = make_optimizer("sgd", learning_rate=0.5, momentum=0.9)
+    return {name: _train(part, tx) for name, part in PARTS.items()}
+
+
+@pytest.mark.parametrize(
+    ("rules", "name"),
+    [*((rules, "all") for rules in RULES), ("fsdp+tensor", "lora"), ("fsdp", "last")],
+)
+def test_eight_devices_equal_one(on_one_device, rules, name):
+    tx = make_optimizer("sgd", learning_rate=0.5, momentum=0.9)
+    shardings = _shardings(PARTS[name], tx, make_mesh(**MESHES[rules]), rules)
+    state, frozen, losses = _train(PARTS[name], tx, shardings)
+    one_state, one_frozen, one_losses = on_one_device[name]
+    np.testing.assert_allclose(losses, one_losses, rtol=1e-6)
+    for ours, theirs in ((state.params, one_state.params), (frozen, one_frozen)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs)
+    divided = [leaf for leaf in jax.tree.leaves(state) if not leaf.sharding.is_fully_replicated]
+    assert bool(divided) == (rules != "replicated")
+
+
+def test_moments_lie_where_their_parameters_do():
+    tx = make_optimizer(learning_rate=0.1)
+    found = _shardings(PARTS["all"], tx, make_mesh(**MESHES["fsdp+tensor"]), "fsdp+tensor")
+    kernel = found.state.params["layers"]["mlp"]["up"]["kernel"]
+    assert kernel.spec == PartitionSpec(None, "fsdp", "tensor")
+    moments = [
+        sharding
+        for path, sharding in jax.tree.leaves_with_path(found.state.opt_state)
+        if [getattr(p, "key", None) for p in path[-3:]] == ["mlp", "up", "kernel"]
+    ]
+    assert moments == [kernel, kernel]
+    assert found.state.step.spec == PartitionSpec()
+    assert found.batch.spec == PartitionSpec(("data", "fsdp"))
+
+
+def test_adapters_take_the_axis_they_share_with_the_kernel():
+    tx = make_optimizer(learning_rate=0.1)
+    found = _shardings(PARTS["lora"], tx, make_mesh(**MESHES["fsdp+tensor"]), "fsdp+tensor")
+    down = found.state.params["layers"]["mlp"]["down"]
+    assert down["a"].spec == PartitionSpec(None, "tensor", None)
+    assert down["b"].spec == PartitionSpec(None, None, "fsdp")
+
+
+def test_logical_axes_name_every_parameter():
+    part = PARTS["last"]
+    names = logical_axes(Transformer(part.model(CONFIG)))
+    trainable, frozen = part.split(make_params())
+    for path, leaf in jax.tree.leaves_with_path({**frozen, **trainable}):
+        assert len(names[tuple(entry.key for entry in path)]) == leaf.ndim
+
+
+def test_axis_that_does_not_divide_names_the_parameter():
+    tx = make_optimizer(learning_rate=0.1)
+    mesh = make_mesh(data=1, fsdp=3, devices=jax.devices()[:3])
+    with pytest.raises(
+        ValueError, match=r"layers/.* has an axis of 16, which fsdp = 3 does not div"
+    ):
+        _shardings(PARTS["last"], tx, mesh, "fsdp")
+    with pytest.raises(ValueError, match=r"rules must be one of .* got 'ddp'"):
+        _shardings(PARTS["all"], tx, mesh, "ddp")

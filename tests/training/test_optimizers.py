@@ -1,0 +1,98 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rsft_jax.training.optimizers import make_optimizer, make_schedule
+
+
+def _step(tx, params, grads):
+    @jax.jit
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step(params, tx.init(params), grads)[0]
+
+
+def test_plain_sgd_is_the_formula():
+    generator = np.random.default_rng(0)
+    theta = jnp.asarray(generator.normal(size=1000), jnp.float32)
+    gradient = jnp.asarray(generator.normal(size=1000), jnp.float32)
+    tx = make_optimizer("sgd", learning_rate=0.125)
+    # A power of two: eta * gradient is exact, so that a fused multiply-add rounds alike.
+    np.testing.assert_array_equal(_step(tx, theta, gradient), theta - 0.125 * gradient)
+    assert jax.tree.leaves(tx.init(theta)) == [] or len(jax.tree.leaves(tx.init(theta))) == 1
+
+
+def test_sgd_momentum_adds_up_past_gradients():
+    tx = make_optimizer("sgd", learning_rate=1.0, momentum=0.5)
+    theta = jnp.zeros(2)
+    state = tx.init(theta)
+    for expected in (-1.0, -1.5, -1.75):
+        updates, state = tx.update(jnp.ones(2), state, theta)
+        np.testing.assert_allclose(updates, [expected] * 2)
+
+
+def test_adamw_first_step_is_the_sign_of_the_gradient():
+    tx = make_optimizer(learning_rate=0.1)
+    moved = _step(tx, jnp.zeros(3), jnp.array([3.0, -0.01, 100.0]))
+    np.testing.assert_allclose(moved, [-0.1, 0.1, -0.1], rtol=1e-4)
+
+
+def test_weight_decay_spares_norm_scales_of_either_rank():
+    tx = make_optimizer("sgd", learning_rate=1.0, weight_decay=0.1)
+    params = {
+        "mlp": {"kernel": jnp.ones((2, 2))},
+        "norm": {"scale": jnp.ones(2)},
+        "stacked_norm": {"scale": jnp.ones((3, 2))},
+    }
+    moved = _step(tx, params, jax.tree.map(jnp.zeros_like, params))
+    np.testing.assert_allclose(moved["mlp"]["kernel"], 0.9 * np.ones((2, 2)), rtol=1e-6)
+    np.testing.assert_array_equal(moved["norm"]["scale"], np.ones(2))
+    np.testing.assert_array_equal(moved["stacked_norm"]["scale"], np.ones((3, 2)))
+
+
+def test_clipping_bounds_the_global_norm_and_leaves_small_gradients():
+    tx = make_optimizer("sgd", learning_rate=1.0, clip_norm=1.0)
+    zero = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    moved = _step(tx, zero, {"a": jnp.array([3.0]), "b": jnp.array([-4.0])})
+    np.testing.assert_allclose([moved["a"][0], moved["b"][0]], [-0.6, 0.8], rtol=1e-6)
+    moved = _step(tx, zero, {"a": jnp.array([0.3]), "b": jnp.array([-0.4])})
+    np.testing.assert_allclose([moved["a"][0], moved["b"][0]], [-0.3, 0.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1, 1, 1, 1, 1, 1]),
+        ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25, 0]),
+        ("cosine", [0.5, 1, 1, 0.8535534, 0.5, 0.1464466, 0]),
+    ],
+)
+def test_schedule_rises_over_the_warmup_then_falls(schedule, expected):
+    rate = jax.jit(make_schedule(1.0, schedule, warmup_steps=2, total_steps=6))
+    np.testing.assert_allclose([rate(jnp.int32(t)) for t in range(7)], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rate": -1.0}, "learning_rate must be finite and at least 0, got -1.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be finite"),
+        ({"learning_rate": float("inf")}, "learning_rate must be finite"),
+        ({"name": "adam"}, "name must be one of"),
+        ({"schedule": "step"}, "schedule must be one of"),
+        ({"schedule": "cosine"}, "total_steps must be above warmup_steps = 0"),
+        ({"schedule": "linear", "warmup_steps": 5, "total_steps": 5}, "total_steps must be above"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
+        ({"clip_norm": 0.0}, "clip_norm must be finite and above 0, got 0.0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be finite"),
+        ({"b1": 1.0}, r"b1 must be in \[0, 1\), got 1.0"),
+        ({"momentum": -0.1}, r"momentum must be in \[0, 1\), got -0.1"),
+    ],
+)
+def test_optimizer_refuses_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(**{"learning_rate": 1e-3, **arguments})
