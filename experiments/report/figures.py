@@ -116,8 +116,8 @@ def acceptance(run: Run) -> Plot | None:
     return Plot(
         "acceptance",
         "Acceptance rate by round",
-        f"Share of scored candidates that selection kept for training, with "
-        f"{text.percent(run.confidence, 0)} intervals. The control keeps as many, by coin.",
+        "Share of scored candidates that selection kept for training, with the interval of the "
+        "rate. The control keeps as many as the rule would of its own candidates, by coin.",
         f"Acceptance rate by round. {_described(lines, 'acceptance_rate')}",
         figure,
     )

@@ -10,8 +10,9 @@ import subprocess
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 
-from rsft_jax.experiments.report import write_report
+from rsft_jax.experiments.report import figures, write_report
 from rsft_jax.experiments.report.comparisons import compare, headline
 from rsft_jax.experiments.report.load import load_run
 from rsft_jax.experiments.report.samples import without_template
@@ -200,7 +201,49 @@ def test_pairing_goes_by_prompt_id_and_leaves_out_what_one_side_lacks(run, tmp_p
     write_rollouts(path, {name: [values[i] for i in kept] for name, values in columns.items()})
     after, before = compare(load_run(folder))[0], compare(load_run(run))[0]
     assert (before.num_prompts, after.num_prompts) == (60, 59)
-    assert abs(after.mean - before.mean) < 0.03  # neither the order nor one prompt matters much
+    assert abs(after.mean - before.mean) < 0.03
+
+
+def test_pairing_does_not_depend_on_the_order_of_a_file(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    for name in ("round-000-policy", "round-003-control"):
+        path = folder / "evaluations" / f"{name}.parquet"
+        columns = read_rollouts(path).columns
+        write_rollouts(path, {key: list(values)[::-1] for key, values in columns.items()})
+    original, turned = compare(load_run(run)), compare(load_run(folder))
+    pairs = [(a, b) for a, b in zip(original, turned) if a.first == "policy"]
+    assert len(pairs) == 4
+    for a, b in pairs:
+        assert (a.mean, a.low, a.high) == pytest.approx((b.mean, b.low, b.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("arm", ["policy", "control"])
+def test_lines_and_bands_are_drawn_at_the_numbers_of_the_metrics(run, arm):
+    loaded = load_run(run)
+    plots = {
+        "reward": figures.score_by_round(loaded, "reward"),
+        "judge": figures.score_by_round(loaded, "judge"),
+        "kl": figures.kl_by_round(loaded),
+        "acceptance": figures.acceptance(loaded),
+    }
+    for name, plot in plots.items():
+        kind = "round" if name == "acceptance" else "evaluation"
+        mean = "acceptance_rate" if name == "acceptance" else f"{name}_mean"
+        wanted = [
+            e
+            for e in _events(run, kind)
+            if e["arm"] == arm or (kind, e["round"]) == ("evaluation", 0)
+        ]
+        (axes,) = plot.figure.axes
+        (line,) = [line for line in axes.lines if line.get_label() == arm]
+        assert line.get_xydata().tolist() == [[e["round"], e[mean]] for e in wanted]
+        drawn = {
+            (x, low, high)
+            for lines in axes.collections
+            if isinstance(lines, LineCollection)
+            for (x, low), (_, high) in lines.get_segments()
+        }
+        assert {(e["round"], e[f"{name}_low"], e[f"{name}_high"]) for e in wanted} <= drawn
 
 
 @pytest.mark.parametrize(
