@@ -18,7 +18,7 @@ Message = Mapping[str, Any]
 MAX_TEMPLATE_LENGTH = 1 << 17
 MAX_SECONDS = 2.0  # of processor time
 # Steps plus characters. ChatML spends 10 for each character of a chat.
-_BUDGET = 1 << 21
+_BUDGET = 1 << 20
 _BUDGET_PER_CHARACTER = 64
 _MAX_INTEGER_BITS = 256
 
@@ -196,7 +196,7 @@ def _compile(source: str, budget: _Budget) -> Any:
             return super().getattr(obj, attribute)
 
         def getitem(self, obj: Any, argument: Any) -> Any:
-            if isinstance(obj, str) and not isinstance(argument, int):
+            if isinstance(obj, str) and not isinstance(argument, (int, slice)):
                 return self.unsafe_undefined(obj, str(argument))
             return super().getitem(obj, argument)
 

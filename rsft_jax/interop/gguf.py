@@ -27,7 +27,7 @@ from rsft_jax.types import Params
 
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 16
-MAX_STRINGS = 1 << 23  # in all lists together
+MAX_STRINGS = 1 << 21  # in all lists together
 MAX_KEY_BYTES = 1 << 16
 MAX_ALIGNMENT = 1 << 20
 _MAX_DIMENSIONS = 4
@@ -83,7 +83,7 @@ class GGUFFile:
         self.tensors: Mapping[str, TensorInfo] = {}
         self._read_header()
 
-    def keys(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[str]:
         """Names of the header values."""
         return iter(self._fields)
 
@@ -435,7 +435,9 @@ def _tokenizer(file: GGUFFile) -> Tokenizer:
         f"{name}_id": file.get(f"tokenizer.ggml.{key}_token_id")
         for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
     }
-    template = file.get("tokenizer.chat_template")
+    template = None
+    if "tokenizer.chat_template" in file:
+        template = file.require("tokenizer.chat_template", str)
     try:
         return Tokenizer.from_bpe(
             tokens,
