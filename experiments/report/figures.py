@@ -241,8 +241,8 @@ def diversity(run: Run) -> Plot | None:
         "diversity",
         "Diversity and length by round",
         "Held-out samples. Distinct-1 and distinct-2: share of different words and word pairs, "
-        "higher is more varied. Self-BLEU: likeness of samples of one prompt, lower is more "
-        "varied. A policy that collapses shows it here first.",
+        "higher is more varied. Self-BLEU: likeness of the samples to each other, lower is "
+        "more varied. A policy that collapses shows it here first.",
         " ".join(f"{measures[key]}: {_described(found, key)}" for key, found in lines.items()),
         figure,
     )
