@@ -1,0 +1,54 @@
+"""Checks of rule arguments that are numbers on the host, and their form as arrays."""
+
+import math
+import numbers
+
+import chex
+import jax.numpy as jnp
+
+from rsft_jax.types import Array, Numeric
+
+
+def check_integer(name: str, value: int, minimum: int = 1) -> int:
+    """Returns the value, or raises ValueError unless it is an integer >= minimum."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}; got {value!r}")
+    return int(value)
+
+
+def check_number(
+    name: str,
+    value: Numeric,
+    *,
+    above: float = -math.inf,
+    finite: bool = True,
+) -> None:
+    """Raises ValueError if a number on the host is NaN, out of range, or infinite.
+
+    Arrays, which may be traced, pass: what is wrong with them shows as data.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, chex.Array):
+        return
+    number = float(value)
+    if math.isnan(number) or not number > above or (finite and math.isinf(number)):
+        kind = "finite and " if finite else ""
+        bound = f"> {above:g}" if above > -math.inf else "not NaN"
+        raise ValueError(f"{name} must be {kind}{bound}; got {value!r}")
+
+
+def per_prompt(name: str, value: Numeric, like: Array) -> Array:
+    """Brings a number, or one number a prompt `[P]`, into a form that broadcasts over `[P, N]`.
+
+    Args:
+      name: of the argument.
+      value: a number, `[]` or `[P]`.
+      like: the `[P, N]` array that gives P and the dtype.
+
+    Returns:
+      `[P, 1]`.
+    """
+    array = jnp.asarray(value, like.dtype)
+    if array.ndim:
+        chex.assert_shape(array, like.shape[:1], custom_message=name)
+        return array[:, None]
+    return jnp.broadcast_to(array, (like.shape[0], 1))

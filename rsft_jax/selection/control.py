@@ -1,0 +1,68 @@
+"""The control arm of an experiment: as many samples, chosen by coin."""
+
+import jax
+import jax.numpy as jnp
+
+from rsft_jax.selection.randomness import candidate_bits
+from rsft_jax.selection.types import Candidates, Decision, Law, SelectionRule, make_rule
+from rsft_jax.types import Array, PRNGKey
+
+_CONTROL = 0x636F6E74  # sets the control's draws apart; prompt and stage numbers stay below it
+
+
+def random_control(rule: SelectionRule) -> SelectionRule:
+    """Accepts, per prompt, as many candidates as `rule` does, chosen at random.
+
+    Fine-tuning helps or harms by itself: fewer prompts, more epochs, shorter texts. Only against
+    this control does an improvement speak for the choice that `rule` made.
+
+    With the same key, `rule.select` and `random_control(rule).select` accept the same number of
+    candidates in every prompt.
+
+    Law (CONSISTENT): given the candidates and the count, each subset of that many scored
+    candidates is equally likely. Where the count does not hang on the rewards (`top_k`,
+    `best_of_n`) each accepted candidate follows q exactly; where it does (`threshold`), groups
+    with higher rewards get more places, which is a tilt that fades as N grows. If `rule` accepts
+    candidates that are not scored, the control accepts no more than are.
+
+    Args:
+      rule: any rule.
+
+    Example:
+      >>> from rsft_jax.selection.order import top_k
+      >>> candidates = Candidates(rewards=jnp.arange(12.0).reshape(3, 4), valid=jnp.ones((3, 4)))
+      >>> selection = random_control(top_k(2)).select(jax.random.key(0), candidates)
+      >>> selection.accepted.sum(axis=-1).tolist(), selection.accept_prob.tolist()[0]
+      ([2, 2, 2], [0.5, 0.5, 0.5, 0.5])
+
+    References:
+      Lambert, RLHF book, chapter on rejection sampling: top-per-prompt against random-per-prompt.
+    """
+
+    def decide(key: PRNGKey, candidates: Candidates, scored: Array) -> Decision:
+        count = rule.select(key, candidates).accepted.sum(axis=-1, dtype=jnp.int32)[:, None]
+        bits = candidate_bits(jax.random.fold_in(key, _CONTROL), candidates)[..., 0]
+        rank = rank_ascending(bits, scored)
+        available = scored.sum(axis=-1, dtype=jnp.int32)[:, None]
+        share = count.astype(jnp.float32) / jnp.maximum(available, 1).astype(jnp.float32)
+        return Decision(
+            accepted=rank < count,
+            accept_prob=jnp.broadcast_to(jnp.minimum(share, 1), scored.shape),
+        )
+
+    return make_rule("random_control", decide, law=Law.CONSISTENT, needs=rule.needs)
+
+
+def rank_ascending(values: Array, among: Array) -> Array:
+    """`[P, N]` int32 rank of each value among those marked in its row; N for those not marked.
+
+    Of equal values the lower index comes first.
+    """
+    per_prompt = values.shape[-1]
+    # The marked first, by value; position breaks ties because the sort is stable.
+    index = jax.lax.broadcasted_iota(jnp.int32, values.shape, 1)
+    out = (~among).astype(jnp.int32)
+    _, _, order = jax.lax.sort((out, values, index), num_keys=2, is_stable=True)
+    # Its inverse permutation: sort the order, carrying 0, 1, 2, ... along.
+    _, rank = jax.lax.sort((order, index), num_keys=1, is_stable=True)
+    return jnp.where(among, rank, per_prompt)

@@ -1,0 +1,92 @@
+"""Rules that look at the order of the rewards alone: best-of-n, top-k, top fraction, quantile.
+
+Ties are broken by position: of equal rewards the candidate with the lowest index wins. None of
+these rules draws, and none depends on the scale of the rewards.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rsft_jax.selection.arguments import check_integer
+from rsft_jax.selection.types import (
+    Candidates,
+    Decision,
+    Law,
+    SelectionRule,
+    check_count,
+    make_rule,
+)
+from rsft_jax.types import Array
+
+
+def best_of_n() -> SelectionRule:
+    """Accepts the best scored candidate of each prompt: best-of-n, RAFT's rule.
+
+    Law (EXACT): with F(r) = P_q(reward <= r) and F-(r) = P_q(reward < r), n scored candidates give
+
+        P(y) = (F(r(y))^n - F-(r(y))^n) * q(y) / P_q(reward = r(y)).
+
+    Its KL to q is at most log n - (n - 1)/n nats, often less, and its win rate against q at most
+    n/(n + 1). Larger n over-optimises the reward. All rewards equal: the first one, a draw from q.
+
+    Example:
+      >>> rewards = jnp.array([[1.0, 3.0, 3.0], [jnp.nan, 0.0, -1.0]])
+      >>> candidates = Candidates(rewards=rewards, valid=jnp.ones((2, 3), bool))
+      >>> best_of_n().select(jax.random.key(0), candidates).accepted.astype(int).tolist()
+      [[0, 1, 0], [0, 1, 0]]
+
+    References:
+      Dong et al., RAFT (2023), https://arxiv.org/abs/2304.06767, algorithm 1.
+      Beirami et al., Theoretical guarantees on the best-of-n alignment policy (2024),
+      https://arxiv.org/abs/2401.01879.
+    """
+
+    def decide(key, candidates: Candidates, scored: Array) -> Decision:
+        return Decision(_best(_descending(candidates, scored)))
+
+    return make_rule("best_of_n", decide, law=Law.EXACT)
+
+
+def top_k(k: int) -> SelectionRule:
+    """Accepts the k best scored candidates of each prompt; all of them if fewer are scored.
+
+    Law (EXACT): an accepted candidate, picked at random among the k, follows
+
+        P(y) = q(y) * n/k * sum_{m, e} P(m better, e equal of n - 1) * clip((k - m)/(e + 1), 0, 1)
+
+    with n scored candidates: the mixture of the k highest order statistics. k = 1 is
+    best-of-n and k = n accepts all.
+
+    Args:
+      k: candidates accepted per prompt, in [1, N]. Static.
+
+    Raises:
+      ValueError: if k < 1, or (when it is traced) k > N.
+    """
+    k = check_integer("k", k)
+
+    def decide(key, candidates: Candidates, scored: Array) -> Decision:
+        prompts, per_prompt = scored.shape
+        check_count("k", k, per_prompt)
+        if k == per_prompt:
+            return Decision(scored)
+        rewards = _descending(candidates, scored)
+        if k == 1:
+            return Decision(_best(rewards))
+        # XLA's top_k takes the lowest index among equals, which is the rule stated above.
+        index = jax.lax.top_k(rewards, k)[1]
+        rows = jax.lax.broadcasted_iota(index.dtype, (prompts, k), 0)
+        return Decision(jnp.zeros_like(scored).at[rows, index].set(True))
+
+    return make_rule(f"top_k({k})", decide, law=Law.EXACT)
+
+
+def _descending(candidates: Candidates, scored: Array) -> Array:
+    """Rewards with -inf, lower than any, where there is none."""
+    return jnp.where(scored, candidates.rewards, -jnp.inf)
+
+
+def _best(rewards: Array) -> Array:
+    """`[P, N]` one-hot at the first maximum."""
+    best = jnp.argmax(rewards, axis=-1, keepdims=True)
+    return jax.lax.broadcasted_iota(best.dtype, rewards.shape, 1) == best
