@@ -37,7 +37,7 @@ from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.errors import ExitCode
 from rsft_jax.experiments.run_folder import RunFolder
 from rsft_jax.experiments.schema import GaussianConfig, GaussianTrainingConfig, ProblemConfig
-from rsft_jax.sampling import rejection_sample_from
+from rsft_jax.sampling import acceptance_rate, rejection_sample_from
 from rsft_jax.types import Array, PRNGKey
 
 ARMS = {"proposal": "q", "plain": "min(p, q) / Z", "exact": "p"}
@@ -141,13 +141,17 @@ def make_draw(
 
     The plain rule is the same call with the envelope left at log M = 0.
     """
-    envelope = {"proposal": 0.0, "plain": 0.0, "exact": log_envelope(problem)}[arm]
+    envelope = log_envelope(problem) if arm == "exact" else 0.0
 
     def propose(key: PRNGKey) -> Array:
         return jax.random.normal(key, (problem.num_inputs,))
 
     def ratio(inputs: Array) -> Array:
-        return jnp.zeros(()) if arm == "proposal" else log_ratio(inputs, problem)
+        return log_ratio(inputs, problem)
+
+    def draw_all(key: PRNGKey) -> Draws:
+        inputs = jax.vmap(propose)(jax.random.split(key, num_samples))
+        return Draws(inputs, jnp.ones(num_samples, bool), jnp.int32(num_samples))
 
     def draw(key: PRNGKey) -> Draws:
         sample = rejection_sample_from(
@@ -162,7 +166,7 @@ def make_draw(
         inputs = jnp.where(sample.accepted[:, None], sample.value, 0.0)
         return Draws(inputs, sample.accepted, jnp.sum(sample.num_attempts))
 
-    return draw
+    return draw_all if arm == "proposal" else draw
 
 
 def label(key: PRNGKey, inputs: Array, problem: ProblemConfig) -> Array:
@@ -394,15 +398,14 @@ def _interval(name: str, values: np.ndarray, prefix: str) -> dict[str, float]:
 
 
 def _acceptance(num_accepted: int, num_attempts: int) -> dict[str, Any]:
-    """The rate and its normal 95 % interval."""
-    rate = num_accepted / max(num_attempts, 1)
-    half = _NORMAL_95 * math.sqrt(rate * (1 - rate) / max(num_attempts, 1))
+    """The rate and its 95 % interval."""
+    rate = acceptance_rate(num_accepted, num_attempts)
     return {
         "num_accepted": num_accepted,
         "num_attempts": num_attempts,
-        "acceptance_rate": rate,
-        "acceptance_low": max(rate - half, 0.0),
-        "acceptance_high": min(rate + half, 1.0),
+        "acceptance_rate": rate.estimate,
+        "acceptance_low": rate.low,
+        "acceptance_high": rate.high,
     }
 
 
