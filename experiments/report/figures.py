@@ -388,7 +388,7 @@ def tokens_by_round(run: Run) -> Plot | None:
     return Plot(
         "tokens-by-round",
         "Tokens generated and trained on",
-        "Trained tokens count every pass over an accepted sample.",
+        "Trained tokens count every pass over an accepted sample. " + _shared_note(run, events),
         "Tokens. "
         + "; ".join(
             f"round {e['round']} {e['arm']}: generated "
@@ -397,6 +397,15 @@ def tokens_by_round(run: Run) -> Plot | None:
             for e in events
         ),
         figure,
+    )
+
+
+def _shared_note(run: Run, events: Sequence[Event]) -> str:
+    shared = [str(e["round"]) for e in events if run.shares_candidates(e["round"], str(e["arm"]))]
+    if not shared:
+        return ""
+    return (
+        f"Candidates of round {', '.join(shared)} were drawn once, and both arms chose from them."
     )
 
 

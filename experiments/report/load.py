@@ -99,6 +99,11 @@ class Run:
         found = [p for p in self.evaluations if (p.round, p.arm) == (round_, arm)]
         return found[0] if found else None
 
+    def shares_candidates(self, round_: int, arm: str) -> bool:
+        """Whether an arm's candidates are those of the policy: while both are untrained."""
+        texts = {p.arm: p.data["completion"] for p in self.rollouts if p.round == round_}
+        return arm != "policy" and arm in texts and texts[arm] == texts.get("policy")
+
 
 def number(event: Event, key: str) -> float:
     """Returns a number of an event; NaN when it is missing, null or no number."""

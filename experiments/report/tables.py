@@ -146,12 +146,13 @@ def speed_table(run: Run) -> Table | None:
             continue
         made, trained = number(event, "generated_tokens"), number(event, "trained_tokens")
         total = sum(v for stage in seconds if math.isfinite(v := number(seconds, stage)))
+        shared = run.shares_candidates(event["round"], str(event["arm"]))
         rows.append(
             (
                 str(event["round"]),
                 str(event["arm"]),
                 text.number(made, 0),
-                text.number(_per(made, number(seconds, "generate")), 0),
+                "shared" if shared else text.number(_per(made, number(seconds, "generate")), 0),
                 text.number(trained, 0),
                 text.number(_per(trained, number(seconds, "train")), 0),
                 text.duration(total),
@@ -161,7 +162,8 @@ def speed_table(run: Run) -> Table | None:
         return None
     return Table(
         "speed",
-        "Compilation is in the time of the first round.",
+        "Compilation is in the time of the first round. Shared: the candidates are those that the "
+        "policy drew in the same round, both being the untrained model.",
         ("round", "arm", "tokens generated", "per second", "tokens trained", "per second",
          "time of all stages"),
         tuple(rows),

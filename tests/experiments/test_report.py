@@ -16,7 +16,7 @@ from rsft_jax.experiments.report import figures, write_report
 from rsft_jax.experiments.report.comparisons import compare, headline
 from rsft_jax.experiments.report.load import load_run
 from rsft_jax.experiments.report.samples import without_template
-from rsft_jax.experiments.report.tables import rounds_table
+from rsft_jax.experiments.report.tables import rounds_table, speed_table
 from rsft_jax.experiments.report.text import interval, number, percent, signed
 from rsft_jax.rewards.intervals import paired_difference_interval
 from rsft_jax.rollouts import read_rollouts, write_rollouts
@@ -273,6 +273,16 @@ def test_control_that_does_as_well_is_not_beaten(tmp_path):
     found = _headline(folder)
     assert found.title == "Better than the base model, not shown to beat the random control"
     assert "is undecided: 0.000" in found.sentences[1]
+
+
+def test_candidates_that_two_arms_share_have_no_speed_of_their_own(tmp_path):
+    folder = write_synthetic_run(tmp_path, rounds=1, num_prompts=8)
+    columns = dict(read_rollouts(folder / "rollouts" / "round-001-policy.parquet").columns)
+    columns["arm"] = ["control"] * len(columns["arm"])
+    write_rollouts(folder / "rollouts" / "round-001-control.parquet", columns)
+    table = speed_table(load_run(folder))
+    assert table is not None
+    assert [row[3] == "shared" for row in table.rows] == [False, True]
 
 
 def test_run_without_control_has_no_control_anywhere(tmp_path):
