@@ -10,6 +10,8 @@ import argparse
 import contextlib
 import importlib
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -178,7 +180,7 @@ def _run(config: Any) -> int:
             code = ExitCode(run(config, folder))
         except KeyboardInterrupt as error:
             close_run(folder, "interrupted")
-            _complain(f"interrupted; go on with: rsft run output_dir={path} resume=true")
+            _complain(f"interrupted; go on with: {_resume_command(path)}")
             return ExitCode.TERMINATED if isinstance(error, _Terminated) else ExitCode.INTERRUPTED
         except ConfigError:  # seen only now, such as a prompt file that is not there
             discard_run(folder)
@@ -250,6 +252,13 @@ def _run_job(command: list[str]) -> int:
             raise error from None
 
 
+def _resume_command(path: Path) -> str:
+    text = str(path)
+    if not re.fullmatch(r"[\w./-]+", text, flags=re.ASCII):
+        text = _quoted(text)
+    return shlex.join(["rsft", "run", f"output_dir={text}", "resume=true"])
+
+
 def _quoted(text: str) -> str:
     """Quotes a text for Hydra's grammar."""
     escaped = text.replace("'", "\\'")
@@ -261,9 +270,12 @@ def _swept(job: list[str], swept: list[str]) -> list[str]:
 
 
 def _job_name(number: int, job: list[str], swept: list[str]) -> str:
-    """Names a job's folder by its place and its settings: 003_seed=1,selection=top_k."""
-    text = ",".join(_swept(job, swept))
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._=,-+") else "_" for c in text)
+    """Names a job's folder by its place and its settings: 003_seed-1_selection-top_k.
+
+    The name needs no quotes in a shell nor as the value of `output_dir=`.
+    """
+    text = "_".join(_swept(job, swept)).replace("=", "-")
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in text)
     return f"{number:03d}_{safe}"[:_MAX_JOB_NAME]
 
 

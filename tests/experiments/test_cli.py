@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -233,22 +234,25 @@ def test_run_without_acceptance_has_its_own_exit_code(tmp_path, runner):
     assert status(path) == "no data"
 
 
-def test_interrupted_run_says_how_to_go_on_and_does(tmp_path, runner, capsys):
+@pytest.mark.parametrize("name", ["run", "it's a=b, run"])
+def test_interrupted_run_says_how_to_go_on_and_does(tmp_path, runner, capsys, name):
     def interrupt(config, folder):
         folder.update(rounds_done=1)
         raise KeyboardInterrupt
 
     runner.outcome = interrupt
-    path = tmp_path / "run"
-    settings = ["experiment=gaussian", "seed=9", f"output_dir={path}"]
+    path = tmp_path / name
+    quoted = str(path).replace("'", "\\'")
+    settings = ["experiment=gaussian", "seed=9", f"output_dir='{quoted}'"]
     assert main(["run", *settings]) == ExitCode.INTERRUPTED
     assert status(path) == "interrupted"
-    advice = f"rsft run output_dir={path} resume=true"
-    assert advice in capsys.readouterr().err
+    error = capsys.readouterr().err
+    advice = shlex.split(error.partition("go on with: ")[2])  # as a shell reads it
+    assert advice[:2] == ["rsft", "run"]
 
     seen = []
     runner.outcome = lambda config, folder: seen.append((config.seed, folder.resumed)) or 0
-    assert main(advice.split()[1:]) == 0  # with the settings of the run in the folder
+    assert main(advice[1:]) == 0  # with the settings of the run in the folder
     assert seen == [(9, True)]
     assert main(["run", *settings, "resume=true"]) == 0  # finished: nothing is done again
     assert seen == [(9, True)]
@@ -313,13 +317,20 @@ def test_sweep_runs_each_job_in_its_folder_and_outlives_failures(tmp_path, monke
     quoted = str(root).replace("'", "\\'")
     arguments = ["run", "-m", "seed=range(4)", f"output_dir='{quoted}'"]
     assert main(arguments) == ExitCode.FAILED
-    assert sorted(p.name for p in root.iterdir()) == [f"{n:03d}_seed={n}" for n in range(4)]
+    assert sorted(p.name for p in root.iterdir()) == [f"{n:03d}_seed-{n}" for n in range(4)]
     for number in range(4):
-        assert (root / f"{number:03d}_seed={number}" / "seed").read_text() == f"seed={number}"
+        assert (root / f"{number:03d}_seed-{number}" / "seed").read_text() == f"seed={number}"
     captured = capfd.readouterr()
     assert "job 2 of 4: exit code -9" in captured.err
     assert "job 3 of 4: exit code 3" in captured.err
     assert "sweep: 2 of 4 jobs done" in captured.out
+
+
+def test_folder_of_a_job_can_be_given_without_quotes():
+    job = ["training.learning_rate=1e-05", "training.part.targets=[up,down]", "seed=0"]
+    name = cli._job_name(7, job, ["training.learning_rate", "training.part.targets"])
+    assert name == "007_training.learning_rate-1e-05_training.part.targets-_up_down_"
+    assert load_config([f"output_dir=runs/{name}"]).output_dir == f"runs/{name}"
 
 
 def test_sweep_is_checked_as_a_whole_before_its_first_job(tmp_path, monkeypatch, capsys):
