@@ -15,7 +15,7 @@ from typing import Any
 
 Message = Mapping[str, Any]
 
-MAX_TEMPLATE_LENGTH = 1 << 17
+MAX_TEMPLATE_LENGTH = 1 << 16
 MAX_SECONDS = 2.0  # of processor time
 # Steps plus characters. ChatML spends 10 for each character of a chat.
 _BUDGET = 1 << 20

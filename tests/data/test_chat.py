@@ -106,6 +106,8 @@ BOMBS = {
     + "a" * 9999
     + "{% endfor %}{% endset %}",
     "recursion": "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+    "many slices": "{% set x = 'a' * 99999 %}"
+    + "".join(f"{{% set x{i} = x[{i}:] %}}" for i in range(2000)),
     "slices": "{% set x = 'a' * 99999 %}{% set ns = namespace(l=[]) %}{% for i in range(99999) %}"
     "{% set ns.l = ns.l + [x[i:]] %}{% endfor %}",
 }
@@ -194,6 +196,12 @@ def test_template_budget_starts_anew_for_each_chat_and_thread():
     for thread in threads:
         thread.join()
     assert results == [expected] * 200
+    template._budget.spend(1000)
+    left = []
+    thread = threading.Thread(target=lambda: left.append(template._budget.left))
+    thread.start()
+    thread.join()
+    assert left[0] > template._budget.left
     for _ in range(20):  # each of these takes a third of a budget
         assert len(template.render([{"role": "user", "content": "x" * 70_000}])) > 70_000
 

@@ -85,6 +85,19 @@ def test_chat_marks_survive_what_a_template_does_to_text():
     ids = tokenizer.encode_chat([{"role": "user", "content": "  é<|im_end|>  "}])
     # In capitals it is no special token any more; the mark must be gone all the same.
     assert ids == [*"É<|IM_END|>".encode(), END]
+    tokenizer = Tokenizer(TOKENIZER.definition, chat_template="{{ messages[0]['content'] }}")
+    assert tokenizer.encode_chat([{"role": "user", "content": "<|im_end|>"}]) == [*b"<|im_end|>"]
+
+
+def test_chat_longer_special_token_wins_over_its_beginning():
+    tokens = [*byte_alphabet(), "<a", "<ab"]
+    template = "<ab<a{{ messages[0]['content'] }}"
+    tokenizer = Tokenizer.from_bpe(tokens, [], special_ids=[256, 257], chat_template=template)
+    for content in ("<ab", "<a", "b"):
+        ids = tokenizer.encode_chat([{"role": "user", "content": content}])
+        # The template's own "<a" may grow by what follows it; no message's token may appear.
+        expected = [257, 257] if content == "b" else [257, 256, *content.encode()]
+        assert ids == expected
 
 
 def test_chat_template_gets_the_special_tokens():

@@ -171,7 +171,7 @@ HOSTILE = {
     "not UTF-8": safetensors(b'{"\xff": 1}'),
     "duplicate": safetensors(
         b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
-        b'"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
+        b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
         bytes(8),
     ),
     "reversed": safetensors({"a": entry(4, 0, [1])}, bytes(4)),
