@@ -5,6 +5,8 @@ import numbers
 
 import chex
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from rsft_jax.types import Array, Numeric
 
@@ -17,20 +19,18 @@ def check_integer(name: str, value: int, minimum: int = 1) -> int:
 
 
 def check_number(
-    name: str,
-    value: Numeric,
-    *,
-    above: float = -math.inf,
-    finite: bool = True,
+    name: str, value: Numeric, *, above: float = -math.inf, finite: bool = True
 ) -> None:
-    """Raises ValueError if a number on the host is NaN, out of range, or infinite.
+    """Raises ValueError if a number, or one of an array, is NaN, out of range, or infinite.
 
-    Arrays, which may be traced, pass: what is wrong with them shows as data.
+    Traced values pass: what is wrong with them shows in the result, as data.
     """
-    if not isinstance(value, numbers.Real) or isinstance(value, chex.Array):
+    if isinstance(value, Tracer):
         return
-    number = float(value)
-    if math.isnan(number) or not number > above or (finite and math.isinf(number)):
+    number = np.asarray(value, np.float64)
+    # Not `number > -inf`: -inf itself may be allowed.
+    out_of_range = np.isnan(number) | ((number <= above) & (above > -math.inf))
+    if np.any(out_of_range | (finite & np.isinf(number))):
         kind = "finite and " if finite else ""
         bound = f"> {above:g}" if above > -math.inf else "not NaN"
         raise ValueError(f"{name} must be {kind}{bound}; got {value!r}")
@@ -52,3 +52,10 @@ def per_prompt(name: str, value: Numeric, like: Array) -> Array:
         chex.assert_shape(array, like.shape[:1], custom_message=name)
         return array[:, None]
     return jnp.broadcast_to(array, (like.shape[0], 1))
+
+
+def label(value: Numeric) -> str:
+    """A short text for the name of a rule: the number, or that it is an array."""
+    if isinstance(value, Tracer) or np.ndim(value):
+        return "array"
+    return f"{float(value):g}"

@@ -39,7 +39,7 @@ def chain(*rules: SelectionRule) -> SelectionRule:
       >>> from rsft_jax.selection import at_most, statistical_rejection
       >>> rule = chain(statistical_rejection(0.5, max_reward=1.0), at_most(2))
       >>> rule.law.name, stage_names(rule)
-      ('EXACT', ('statistical_rejection', 'at_most(2)'))
+      ('EXACT', ('statistical_rejection(beta=0.5, max_reward=1)', 'at_most(2)'))
     """
     if not rules:
         raise ValueError("chain needs at least one rule; got none")

@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 
 from rsft_jax.selection.randomness import candidate_bits
-from rsft_jax.selection.types import Candidates, Decision, Law, SelectionRule, make_rule
+from rsft_jax.selection.ranks import smallest
+from rsft_jax.selection.types import (
+    Candidates,
+    Decision,
+    Law,
+    SelectionRule,
+    make_rule,
+    stage_names,
+)
 from rsft_jax.types import Array, PRNGKey
 
 _CONTROL = 0x636F6E74  # sets the control's draws apart; prompt and stage numbers stay below it
@@ -42,27 +50,12 @@ def random_control(rule: SelectionRule) -> SelectionRule:
     def decide(key: PRNGKey, candidates: Candidates, scored: Array) -> Decision:
         count = rule.select(key, candidates).accepted.sum(axis=-1, dtype=jnp.int32)[:, None]
         bits = candidate_bits(jax.random.fold_in(key, _CONTROL), candidates)[..., 0]
-        rank = rank_ascending(bits, scored)
         available = scored.sum(axis=-1, dtype=jnp.int32)[:, None]
         share = count.astype(jnp.float32) / jnp.maximum(available, 1).astype(jnp.float32)
         return Decision(
-            accepted=rank < count,
+            accepted=smallest(bits, count, scored),
             accept_prob=jnp.broadcast_to(jnp.minimum(share, 1), scored.shape),
         )
 
-    return make_rule("random_control", decide, law=Law.CONSISTENT, needs=rule.needs)
-
-
-def rank_ascending(values: Array, among: Array) -> Array:
-    """`[P, N]` int32 rank of each value among those marked in its row; N for those not marked.
-
-    Of equal values the lower index comes first.
-    """
-    per_prompt = values.shape[-1]
-    # The marked first, by value; position breaks ties because the sort is stable.
-    index = jax.lax.broadcasted_iota(jnp.int32, values.shape, 1)
-    out = (~among).astype(jnp.int32)
-    _, _, order = jax.lax.sort((out, values, index), num_keys=2, is_stable=True)
-    # Its inverse permutation: sort the order, carrying 0, 1, 2, ... along.
-    _, rank = jax.lax.sort((order, index), num_keys=1, is_stable=True)
-    return jnp.where(among, rank, per_prompt)
+    name = f"random_control({', '.join(stage_names(rule))})"
+    return make_rule(name, decide, law=Law.CONSISTENT, needs=rule.needs)

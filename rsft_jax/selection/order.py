@@ -8,6 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from rsft_jax.selection.arguments import check_integer
+from rsft_jax.selection.ranks import (
+    Scope,
+    check_scope,
+    from_groups,
+    kth_smallest,
+    part_of,
+    smallest,
+    to_groups,
+)
 from rsft_jax.selection.types import (
     Candidates,
     Decision,
@@ -79,6 +88,87 @@ def top_k(k: int) -> SelectionRule:
         return Decision(jnp.zeros_like(scored).at[rows, index].set(True))
 
     return make_rule(f"top_k({k})", decide, law=Law.EXACT)
+
+
+def top_fraction(
+    fraction: float, scope: Scope = "prompt", *, axis_name: str | None = None
+) -> SelectionRule:
+    """Accepts the best ceil(fraction * count) of the scored candidates.
+
+    Law:
+    - `scope="prompt"` (CONSISTENT): as N grows, q given that its reward is in its top fraction;
+      with n candidates the law of `top_k`.
+    - `scope="batch"` (HEURISTIC): over all prompts together. Prompts with low rewards lose their
+      place, so the law of the *prompts* changes too: "bad prompts" vanish. Rewards of different
+      prompts must be comparable.
+
+    Args:
+      fraction: in (0, 1]. Static. At least one candidate is accepted where any is scored.
+      scope: what the fraction is of.
+      axis_name: for `scope="batch"` inside `jax.shard_map`: the mesh axis of the prompts. Without
+        it, the batch is the part that each device has.
+
+    Raises:
+      ValueError: if `fraction` is not in (0, 1], or `scope` unknown.
+
+    References:
+      Dong et al., RAFT (2023), https://arxiv.org/abs/2304.06767, algorithm 1 (batch-wide).
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be in (0, 1]; got {fraction!r}")
+    check_scope(scope, axis_name)
+
+    def decide(key, candidates: Candidates, scored: Array) -> Decision:
+        rewards = to_groups(candidates.rewards, scope, axis_name)
+        among = to_groups(scored, scope, axis_name)
+        count = part_of(fraction, among.sum(axis=-1, keepdims=True, dtype=jnp.int32))[1]
+        best = smallest(jnp.where(among, -rewards, 0), count, among)
+        return Decision(from_groups(best, scored.shape, scope, axis_name))
+
+    law = Law.CONSISTENT if scope == "prompt" else Law.HEURISTIC
+    where = "" if scope == "prompt" else f", {scope}"
+    return make_rule(f"top_fraction({fraction:g}{where})", decide, law=law)
+
+
+def quantile(
+    level: float, scope: Scope = "prompt", *, axis_name: str | None = None
+) -> SelectionRule:
+    """Accepts every scored candidate whose reward reaches the quantile of the scored rewards.
+
+    The quantile is the reward at place floor(level * count) of the ascending order, so that
+    without ties the best ceil((1 - level) * count) are accepted. Unlike `top_fraction` it accepts
+    all that tie with the last one: with rewards 0 and 1 it may accept many more.
+
+    Law: as `top_fraction(1 - level)`, but for the ties.
+
+    Args:
+      level: in [0, 1]. Static. 0 accepts all, 1 the best and its ties.
+      scope: over what the quantile is taken.
+      axis_name: as in `top_fraction`.
+
+    Raises:
+      ValueError: if `level` is not in [0, 1], or `scope` unknown.
+
+    Example:
+      >>> candidates = Candidates(rewards=jnp.array([[0, 1, 1, 1]]), valid=jnp.ones((1, 4), bool))
+      >>> quantile(0.5).select(jax.random.key(0), candidates).accepted.astype(int).tolist()
+      [[0, 1, 1, 1]]
+    """
+    if not 0 <= level <= 1:
+        raise ValueError(f"level must be in [0, 1]; got {level!r}")
+    check_scope(scope, axis_name)
+
+    def decide(key, candidates: Candidates, scored: Array) -> Decision:
+        rewards = to_groups(candidates.rewards, scope, axis_name)
+        among = to_groups(scored, scope, axis_name)
+        count = among.sum(axis=-1, keepdims=True, dtype=jnp.int32)
+        place = jnp.clip(part_of(level, count)[0], 0, jnp.maximum(count - 1, 0))
+        bound = kth_smallest(rewards, place + 1, among)
+        return Decision(candidates.rewards >= from_groups(bound, scored.shape, scope, axis_name))
+
+    law = Law.CONSISTENT if scope == "prompt" else Law.HEURISTIC
+    where = "" if scope == "prompt" else f", {scope}"
+    return make_rule(f"quantile({level:g}{where})", decide, law=law)
 
 
 def _descending(candidates: Candidates, scored: Array) -> Array:

@@ -1,6 +1,10 @@
 """Rules that accept an event: a reward above a minimum, a correct answer."""
 
-from rsft_jax.selection.arguments import check_number, per_prompt
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+from rsft_jax.selection.arguments import check_number, label, per_prompt
 from rsft_jax.selection.types import Candidates, Decision, Law, SelectionRule, make_rule
 from rsft_jax.types import Array, Numeric
 
@@ -20,7 +24,8 @@ def threshold(minimum: Numeric) -> SelectionRule:
       ValueError: if `minimum` is a NaN number.
 
     Example:
-      >>> candidates = Candidates(rewards=jnp.array([[0.2, 0.5, 0.9]]), valid=jnp.ones((1, 3)))
+      >>> import jax, numpy as np
+      >>> candidates = Candidates(rewards=np.array([[0.2, 0.5, 0.9]]), valid=np.ones((1, 3)))
       >>> threshold(0.5).select(jax.random.key(0), candidates).accepted.tolist()
       [[False, True, True]]
 
@@ -33,4 +38,66 @@ def threshold(minimum: Numeric) -> SelectionRule:
         rewards = candidates.rewards
         return Decision(rewards >= per_prompt("minimum", minimum, rewards))
 
-    return make_rule("threshold", decide, law=Law.EXACT)
+    return make_rule(f"threshold({label(minimum)})", decide, law=Law.EXACT)
+
+
+def correct() -> SelectionRule:
+    """Accepts every candidate that the verifier calls correct: reward >= 0.5.
+
+    Rewards are verdicts, 0 or 1 (-1 or 1 will do, and so will bools). For graded rewards use
+    `threshold`.
+
+    Law (EXACT): q(y) P(correct | y) / Z for a verdict that is right, the posterior of y given that
+    the answer is right: sampling from it is the E-step of expectation maximisation on P(correct).
+    A verifier that errs gives *its* posterior, and a right answer for a wrong reason passes.
+
+    References:
+      Zelikman et al., STaR (2022), https://arxiv.org/abs/2203.14465; Singh et al., ReST-EM (2023),
+      https://arxiv.org/abs/2312.06585, section 3.
+    """
+
+    def decide(key, candidates: Candidates, scored: Array) -> Decision:
+        return Decision(candidates.rewards >= 0.5)
+
+    return make_rule("correct", decide, law=Law.EXACT)
+
+
+def rising_threshold(
+    minimums: Sequence[float], *, rule: Callable[[float], SelectionRule] = threshold
+) -> Callable[[int], SelectionRule]:
+    """ReST's schedule: the rule of round t is `threshold(minimums[t - 1])`, the bar ever higher.
+
+    The law of each round is that of its rule. A bar above every reward accepts nothing. For
+    rewards of unknown scale, `rising_threshold((0.5, 0.7, 0.9), rule=quantile)`.
+
+    Args:
+      minimums: strictly increasing numbers; the last holds for all rounds after it.
+      rule: makes a rule of a minimum.
+
+    Returns:
+      A function from the round, counted from 1, to its rule; the same object every time.
+
+    Raises:
+      ValueError: if `minimums` is empty, not strictly increasing or not finite; from the returned
+        function, if the round is < 1.
+
+    Example:
+      >>> schedule = rising_threshold([0.0, 0.5])
+      >>> schedule(2) is schedule(7)
+      True
+
+    References:
+      Gulcehre et al., ReST (2023), https://arxiv.org/abs/2308.08998, section 3 and figure 3.
+    """
+    values = [float(minimum) for minimum in minimums]
+    increasing = all(a < b for a, b in itertools.pairwise(values))
+    if not values or not increasing or not all(map(math.isfinite, values)):
+        raise ValueError(f"minimums must be finite and strictly increasing; got {values}")
+    rules = [rule(value) for value in values]
+
+    def schedule(round: int) -> SelectionRule:
+        if round < 1:
+            raise ValueError(f"round must be >= 1; got {round}")
+        return rules[min(round, len(rules)) - 1]
+
+    return schedule
