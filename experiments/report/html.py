@@ -224,7 +224,6 @@ def _steps(run: Run) -> list[Step]:
     each = run.setting("sampling.num_candidates")
     scored, accepted = total("num_scored"), total("num_accepted")
     unscored = total("num_candidates") - scored
-    losses = [number(rounds[0], "loss_first"), number(rounds[-1], "loss_last")]
     return [
         Step("prompts", text.number(total("num_prompts"), 0), f"in {len(rounds)} rounds"),
         Step(
@@ -242,13 +241,7 @@ def _steps(run: Run) -> list[Step]:
             text.number(accepted, 0),
             f"accepted, {text.percent(accepted / scored if scored else math.nan)}",
         ),
-        Step(
-            "training",
-            text.number(total("trained_tokens"), 0),
-            "tokens"
-            if any(map(math.isnan, losses))
-            else f"tokens, loss {text.number(losses[0], 2)} → {text.number(losses[1], 2)}",
-        ),
+        Step("training", text.number(total("trained_tokens"), 0), "tokens trained on"),
     ]
 
 

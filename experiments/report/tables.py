@@ -69,7 +69,6 @@ def evaluation_table(run: Run) -> Table | None:
         "distinct_2": ("distinct\u20112", 3),
         "self_bleu": ("self\u2011BLEU", 3),
         "length_mean": ("length, tokens", 1),
-        "num_samples": ("samples", 0),
     }
     events = [e for arm in run.arms("evaluation") for e in run.series("evaluation", arm)]
     columns = {key: value for key, value in columns.items() if any(key in e for e in events)}
@@ -99,36 +98,43 @@ def rounds_table(run: Run) -> Table | None:
     events = [e for arm in run.arms("round") for e in run.series("round", arm)]
     if not events:
         return None
-    columns = {
-        "num_prompts": ("prompts", 0),
-        "num_candidates": ("candidates", 0),
-        "num_scored": ("scored", 0),
-        "num_accepted": ("accepted", 0),
-        "reward_proposed": ("reward proposed", 3),
-        "reward_accepted": ("accepted", 3),
-        "judge_proposed": ("judge proposed", 3),
-        "judge_accepted": ("accepted", 3),
-        "ess": ("effective samples", 1),
-        "loss_first": ("loss first", 3),
-        "loss_last": ("loss last", 3),
+    counts = {
+        "num_prompts": "prompts",
+        "num_candidates": "candidates",
+        "num_scored": "scored",
+        "num_accepted": "accepted",
     }
-    columns = {key: value for key, value in columns.items() if any(key in e for e in events)}
-    small = {"on_policy_gap": "on\u2011policy gap, nats", "learning_rate": "learning rate"}
-    small = {key: name for key, name in small.items() if any(key in e for e in events)}
+    changes = {
+        "reward, proposed → accepted": ("reward_proposed", "reward_accepted"),
+        "judge, proposed → accepted": ("judge_proposed", "judge_accepted"),
+        "loss, first → last batch": ("loss_first", "loss_last"),
+    }
+    others = {
+        "ess": "effective samples",
+        "on_policy_gap": "on\u2011policy gap, nats",
+        "learning_rate": "learning rate",
+    }
+    counts = {key: name for key, name in counts.items() if any(key in e for e in events)}
+    others = {key: name for key, name in others.items() if any(key in e for e in events)}
     rows = tuple(
         (
             str(e["round"]),
             str(e["arm"]),
-            *(text.number(number(e, key), digits) for key, (_, digits) in columns.items()),
-            *(text.compact(number(e, key)) for key in small),
+            *(text.number(number(e, key), 0) for key in counts),
+            *(
+                f"{text.number(number(e, before))} → {text.number(number(e, after))}"
+                for before, after in changes.values()
+            ),
+            *(text.compact(number(e, key)) for key in others),
         )
         for e in sorted(events, key=lambda e: e["round"])
     )
     return Table(
         "rounds",
-        "Training prompts. The on-policy gap is the largest difference between the sampler's "
-        "log-probability of a token and the trainer's.",
-        ("round", "arm", *(name for name, _ in columns.values()), *small.values()),
+        "Training prompts. Effective samples: of the accepted, with their weights. On\u2011policy "
+        "gap: largest difference between the sampler's log-probability of a token and the "
+        "trainer's.",
+        ("round", "arm", *counts.values(), *changes, *others.values()),
         rows,
         num_labels=2,
     )

@@ -153,7 +153,7 @@ def test_round_tables_and_labels_have_the_numbers_of_the_metrics(run, page):
         assert row[2:6] == [
             str(e[key]) for key in ("num_prompts", "num_candidates", "num_scored", "num_accepted")
         ]
-        assert row[6:8] == [number(e["reward_proposed"]), number(e["reward_accepted"])]
+        assert row[6] == f"{number(e['reward_proposed'])} → {number(e['reward_accepted'])}"
         assert f"{e['round']}: {number(e['acceptance_rate'])}" in page.labels["acceptance"]
     speed = {(row[0], row[1]): row for row in page.tables["speed"][1:]}
     e = _events(run, "round")[0]
