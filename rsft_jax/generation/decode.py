@@ -127,12 +127,13 @@ def insert(
         # One row after the other, in place: only the rows that change are touched.
         def one(leaf: Array, source: Array) -> Array:
             row = lax.dynamic_slice_in_dim(source, sources[i], 1, axis=0).astype(leaf.dtype)
-            return lax.dynamic_update_slice(leaf, row, (slots[i],) + (0,) * (leaf.ndim - 1))
+            start = (slots[i],) + (jnp.zeros_like(slots[i]),) * (leaf.ndim - 1)
+            return lax.dynamic_update_slice(leaf, row, start)
 
         return jax.tree.map(one, cache, prefix)
 
     cache = lax.fori_loop(0, count, copy_row, state.cache)
-    used = jnp.arange(slots.shape[0]) < count
+    used = jnp.arange(slots.shape[0], dtype=jnp.int32) < count
     # Unused entries point past the end, and the scatter drops them.
     at = jnp.where(used, slots, state.active.shape[0])
 
@@ -178,7 +179,7 @@ def decode(
 
     def unfinished(carry: tuple[DecodeState, Array]) -> Array:
         state, steps = carry
-        busy = jnp.sum(state.active)
+        busy = jnp.sum(state.active, dtype=jnp.int32)
         return (busy > 0) & (state.active.shape[0] - busy < wanted_free) & (steps < max_steps)
 
     def step(carry: tuple[DecodeState, Array]) -> tuple[DecodeState, Array]:
@@ -200,7 +201,7 @@ def decode_step(
     drawn = state.active & ~failed
     stopped = drawn & jnp.isin(token, jnp.asarray(sampling.stop_token_ids, jnp.int32))
     length = state.length + drawn.astype(jnp.int32)
-    rows = jnp.arange(token.shape[0])
+    rows = jnp.arange(token.shape[0], dtype=jnp.int32)
     column = jnp.where(drawn, state.length, state.tokens.shape[1])
     return DecodeState(
         cache=cache,

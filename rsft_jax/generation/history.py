@@ -24,7 +24,7 @@ class HistoryLogits(NamedTuple):
         self, params: Params, tokens: Array, positions: Array, cache: Cache
     ) -> tuple[Array, Cache]:
         """Appends the tokens and returns the logits at their positions."""
-        rows = jnp.arange(tokens.shape[0])[:, None]
+        rows = jnp.arange(tokens.shape[0], dtype=jnp.int32)[:, None]
         columns = jnp.where(positions >= 0, positions, cache.shape[1])
         cache = cache.at[rows, columns].set(tokens, mode="drop")
         everywhere = jnp.broadcast_to(jnp.arange(cache.shape[1], dtype=jnp.int32), cache.shape)

@@ -86,13 +86,13 @@ def _score_rows(
 ) -> Array:
     rows, width = prompts.shape
     length = completions.shape[1]
-    places = jnp.arange(length)[None, :]
+    places = jnp.arange(length, dtype=jnp.int32)[None, :]
     inside = places < lengths[:, None]
     # The completion follows its prompt at once: padding stands at the end of the row alone.
     columns = prompt_lengths[:, None] + places
     known = jnp.maximum(completions, 0)
     sequence = jnp.pad(prompts, ((0, 0), (0, length)))
-    sequence = sequence.at[jnp.arange(rows)[:, None], columns].set(known)
+    sequence = sequence.at[jnp.arange(rows, dtype=jnp.int32)[:, None], columns].set(known)
     positions = jnp.broadcast_to(jnp.arange(width + length, dtype=jnp.int32), sequence.shape)
     logits, _ = logits_fn(params, sequence, positions, None)
     before = jnp.take_along_axis(logits, columns[:, :, None] - 1, axis=1)

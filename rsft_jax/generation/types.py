@@ -86,8 +86,15 @@ class Completions:
     failed: Array
 
 
-def pad_prompts(sequences: Sequence[Sequence[int]], multiple_of: int = 1) -> Prompts:
-    """Pads token lists on the right, to a length that `multiple_of` divides.
+def pad_prompts(
+    sequences: Sequence[Sequence[int]], *, width: int = 0, multiple_of: int = 1
+) -> Prompts:
+    """Pads token lists on the right.
+
+    Args:
+      sequences: P lists of token ids.
+      width: pad at least to this length, so that several sets of prompts share a compilation.
+      multiple_of: pad to a length that this divides.
 
     Raises:
       ValueError: when there is no prompt, one is empty, or one has a negative id.
@@ -101,7 +108,7 @@ def pad_prompts(sequences: Sequence[Sequence[int]], multiple_of: int = 1) -> Pro
     lengths = np.array([len(s) for s in sequences], np.int32)
     if (lengths == 0).any():
         raise ValueError(f"prompt {int(np.argmin(lengths))} is empty; it needs at least one token")
-    width = -(-int(lengths.max()) // multiple_of) * multiple_of
+    width = -(-max(width, int(lengths.max())) // multiple_of) * multiple_of
     tokens = np.zeros((len(sequences), width), np.int32)
     for row, sequence in enumerate(sequences):
         tokens[row, : len(sequence)] = sequence

@@ -188,12 +188,25 @@ def _write(cache: dict[str, Array], key: Array, value: Array, positions: Array) 
     """Stores `[B, T, K, C]` keys and values in the columns of their positions."""
     # Padding goes to a column past the end, which the scatter drops.
     columns = jnp.where(positions >= 0, positions, cache["value"].shape[2])
-    rows = jnp.arange(key.shape[0])[:, None]
-    dtype = cache["key"].dtype
+    rows = jnp.arange(key.shape[0], dtype=jnp.int32)[:, None]
     return {
-        "key": cache["key"].at[rows, :, :, columns].set(key.astype(dtype), mode="drop"),
-        "value": cache["value"].at[rows, :, columns].set(value.astype(dtype), mode="drop"),
+        "key": _scatter(cache["key"], (rows, slice(None), slice(None), columns), key),
+        "value": _scatter(cache["value"], (rows, slice(None), columns), value),
     }
+
+
+def _scatter(buffer: Array, index: tuple[Any, ...], new: Array) -> Array:
+    """`buffer.at[index].set(new)`, on the bits of half-precision numbers.
+
+    XLA:CPU scatters bfloat16 by way of float32: it would convert the whole cache there and back
+    in every step.
+    """
+    new = new.astype(buffer.dtype)
+    if buffer.dtype.itemsize != 2:
+        return buffer.at[index].set(new, mode="drop")
+    bits = lax.bitcast_convert_type(buffer, jnp.uint16)
+    bits = bits.at[index].set(lax.bitcast_convert_type(new, jnp.uint16), mode="drop")
+    return lax.bitcast_convert_type(bits, buffer.dtype)
 
 
 class Attention(nn.Module):

@@ -1,0 +1,186 @@
+"""Turns settings into the objects of the library: one small function for each part."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+from rsft_jax import selection as rules
+from rsft_jax import training
+from rsft_jax.data import Prompt, read_prompts
+from rsft_jax.data.tokenizer import Tokenizer
+from rsft_jax.experiments import schema
+from rsft_jax.experiments.errors import ConfigError
+from rsft_jax.generation import SamplingParams
+from rsft_jax.rewards import (
+    WeightedSum,
+    length_penalty,
+    offensive,
+    polarity,
+    repetition,
+    sentiment,
+    weighted_sum,
+)
+from rsft_jax.types import PRNGKey, RewardFn
+
+_STORIES = Path(__file__).with_name("data") / "stories.jsonl"
+
+
+def load_policy(policy: schema.PolicyConfig) -> Any:
+    """Loads the model, its parameters and its tokenizer; fetches a pinned file when needed."""
+    import jax.numpy as jnp
+
+    from rsft_jax.experiments import assets, tiny
+    from rsft_jax.interop import load_pretrained
+
+    dtype = jnp.dtype(policy.dtype)
+    if policy.asset == "tiny-random":
+        return tiny.random_policy(dtype)
+    if policy.asset is not None:
+        return load_pretrained(assets.fetch(policy.asset), dtype=dtype)
+    return load_pretrained(Path(str(policy.path)), dtype=dtype)
+
+
+def load_prompt_split(data: schema.DataConfig, *, heldout: bool) -> list[Prompt]:
+    """Reads the training or the held-out prompts."""
+    path = _STORIES if data.path is None else Path(data.path)
+    split = data.heldout_split if heldout else data.train_split
+    limit = data.max_heldout_prompts if heldout else data.max_train_prompts
+    try:
+        found = read_prompts(path, split, limit)
+    except OSError as error:
+        raise ConfigError(f"data.path: {path}; cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"data.path: {error}") from None
+    if not found.prompts:
+        raise ConfigError(f"data.path: {path}; has no usable prompt of the split {split!r}")
+    return list(found.prompts)
+
+
+def encode_prompts(
+    prompts: list[Prompt], tokenizer: Tokenizer, *, room: int
+) -> tuple[list[str], list[list[int]]]:
+    """Renders prompts as chats, or as they are for a model without a chat template.
+
+    Args:
+      prompts: the prompts.
+      tokenizer: the policy's.
+      room: longest prompt that leaves space for a completion, in tokens.
+
+    Returns:
+      The rendered texts and their token ids.
+
+    Raises:
+      ConfigError: for a prompt that is longer, by its id; nothing is cut in silence.
+    """
+    texts, encoded = [], []
+    for prompt in prompts:
+        if tokenizer.chat_template is None:
+            texts.append(prompt.text)
+            encoded.append(tokenizer.encode(prompt.text))
+        else:
+            texts.append(tokenizer.render_chat(prompt.messages))
+            encoded.append(tokenizer.encode_chat(prompt.messages))
+        if not 1 <= len(encoded[-1]) <= room:
+            raise ConfigError(
+                f"data.path: prompt {prompt.id} has {len(encoded[-1])} tokens; the policy's "
+                f"context less sampling.max_new_tokens leaves room for 1 to {room}"
+            )
+    return texts, encoded
+
+
+def sampling_params(
+    sampling: schema.SamplingConfig, stop_token_ids: tuple[int, ...]
+) -> SamplingParams:
+    """The law that completions are drawn from."""
+    return SamplingParams(
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        stop_token_ids=stop_token_ids,
+    )
+
+
+def make_reward(reward: schema.RewardConfig) -> WeightedSum:
+    """The reward that selection looks at, as named terms; penalties count negatively."""
+    return weighted_sum(
+        {
+            "sentiment": (sentiment(), reward.sentiment),
+            "offensive": (offensive(), -reward.offensive),
+            "repetition": (repetition(), -reward.repetition),
+            "length": (length_penalty(reward.min_words, reward.max_words), -reward.length),
+        }
+    )
+
+
+def make_judge(reward: schema.RewardConfig) -> RewardFn:
+    """The second judge, which training never sees."""
+    return {"polarity": polarity}[reward.judge]()
+
+
+def make_rule(selection: schema.SelectionConfig) -> rules.SelectionRule:
+    """The selection rule, with its budget as a rule of its own behind it."""
+    match selection:
+        case schema.BestOfN():
+            return rules.best_of_n()
+        case schema.TopK(k=k):
+            return rules.top_k(k)
+        case schema.Threshold(minimum=minimum, budget=budget):
+            return _with_budget(rules.threshold(minimum), budget)
+        case schema.StatisticalRejection(beta=beta, max_reward=bound, budget=budget):
+            return _with_budget(rules.statistical_rejection(beta, max_reward=bound), budget)
+        case schema.RandomControl(k=k):
+            return rules.random_control(rules.top_k(k))
+
+
+def _with_budget(rule: rules.SelectionRule, budget: int | None) -> rules.SelectionRule:
+    return rule if budget is None else rules.chain(rule, rules.at_most(budget))
+
+
+def most_accepted(selection: schema.SelectionConfig, num_candidates: int) -> int:
+    """The most candidates of one prompt that a rule can accept."""
+    match selection:
+        case schema.BestOfN():
+            return 1
+        case schema.TopK(k=k) | schema.RandomControl(k=k):
+            return k
+        case schema.Threshold(budget=budget) | schema.StatisticalRejection(budget=budget):
+            return num_candidates if budget is None else budget
+
+
+def make_part(part: schema.PartConfig, key: PRNGKey) -> training.Part:
+    """Which parameters are trained; `key` draws the adapters."""
+    match part:
+        case schema.AllParameters():
+            return training.all_parameters()
+        case schema.Lora(rank=rank, alpha=alpha, targets=targets):
+            return training.lora(key, rank=rank, alpha=alpha, targets=targets)
+        case schema.LastLayers(num_layers=num_layers):
+            return training.last_layers(num_layers)
+
+
+def make_optimizer(config: schema.LanguageConfig) -> optax.GradientTransformation:
+    """The optimizer; its schedule spans the steps that all rounds can take together."""
+    settings = config.training
+    accepted = config.rounds.prompts_per_round * most_accepted(
+        config.selection, config.sampling.num_candidates
+    )
+    steps = config.rounds.num_rounds * settings.epochs * -(-accepted // settings.batch_size)
+    return training.make_optimizer(
+        settings.optimizer,
+        learning_rate=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        total_steps=max(steps, settings.warmup_steps + 1),
+        clip_norm=settings.clip_norm,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def run_keys(seed: int) -> dict[str, PRNGKey]:
+    """One key for each use of randomness in a run, all from its seed."""
+    names = ("rounds", "evaluation", "adapters")
+    return dict(zip(names, jax.random.split(jax.random.key(seed), len(names))))

@@ -1,0 +1,343 @@
+"""Rejection sampling fine-tuning of a language model, with a random control beside it.
+
+Two arms are tuned, from the same policy, on the same prompts and with the same keys: one on what
+the rule selects, one on as many samples chosen by coin. Each round both draw, score, select and
+improve (`rsft_jax.rounds`), are evaluated on held-out prompts, and are checkpointed together.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rsft_jax.data import PromptCursor, take
+from rsft_jax.experiments import build, samples
+from rsft_jax.experiments.config import read_config
+from rsft_jax.experiments.console import Console
+from rsft_jax.experiments.errors import ExitCode
+from rsft_jax.experiments.run_folder import RunFolder
+from rsft_jax.experiments.schema import LanguageConfig
+from rsft_jax.experiments.task import Evaluated, PromptBatch, Task, make_task
+from rsft_jax.generation import Completions
+from rsft_jax.rollouts import write_rollouts
+from rsft_jax.rounds import RoundReport, run_rounds
+from rsft_jax.sampling import acceptance_rate, effective_sample_size
+from rsft_jax.selection import SelectionRule, random_control
+from rsft_jax.training import Checkpoints, TrainState
+from rsft_jax.types import PRNGKey
+
+_SAVED = ("step", "params", "opt_state")  # fields of a train state that a checkpoint holds
+
+
+def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
+    """Runs the rounds of all arms, or those that are left."""
+    console = Console()
+    task = make_task(config, console)
+    rule = build.make_rule(config.selection)
+    rules = {"policy": rule} | ({"control": random_control(rule)} if config.control else {})
+    states = {arm: task.new_state() for arm in rules}
+    with Checkpoints(folder.checkpoints, max_to_keep=config.checkpoint.keep) as checkpoints:
+        done, states = restore(checkpoints, folder, states)
+        if done == 0:
+            log_evaluation(task, folder, "policy", 0, task.evaluate(task.initial, "policy", 0))
+        code = ExitCode.OK
+        for number, reports in enumerate(rounds_of_arms(task, rules, states, done), done + 1):
+            states = {arm: report.state for arm, (report, _) in reports.items()}
+            events = [
+                log_round(task, folder, arm, rules[arm], report, scores)
+                for arm, (report, scores) in reports.items()
+            ]
+            code = explain_empty(task, reports["policy"][0])
+            if code:
+                break
+            for arm, state in states.items():
+                evaluated = task.evaluate(state, arm, number)
+                log_evaluation(task, folder, arm, number, evaluated)
+            save(checkpoints, folder, number, states)
+            show_round(console, events)
+    show_evaluations(console, (e for e in folder.events() if e["event"] == "evaluation"))
+    return code
+
+
+def rounds_of_arms(
+    task: Task, rules: Mapping[str, SelectionRule], states: Mapping[str, TrainState], done: int
+) -> Iterator[dict[str, tuple[RoundReport, samples.Scores]]]:
+    """Yields, round by round, the report and the scores of every arm."""
+    seen: dict[str, samples.Scores] = {}
+    untuned = _FirstDraw()
+
+    def rounds_of(arm: str) -> Iterator[RoundReport]:
+        number = done + 1
+
+        def prompts(round_: int) -> PromptBatch:
+            nonlocal number
+            number = round_
+            return round_prompts(task, round_)
+
+        def propose(key: PRNGKey, state: TrainState, batch: PromptBatch) -> Completions:
+            num = task.config.sampling.num_candidates
+            stage = f"round {number}: draw for {arm}"
+            draw = functools.partial(task.draw, key, state, batch, num, stage=stage)
+            return untuned.get(key, draw) if int(state.step) == 0 else draw()
+
+        def score(batch: PromptBatch, completions: Completions) -> np.ndarray:
+            seen[arm] = task.score(batch, completions)
+            return seen[arm].reward.astype(np.float32)
+
+        def improve(
+            key: PRNGKey, state: TrainState, batch: PromptBatch, completions: Any, weights: Any
+        ) -> tuple[TrainState, Mapping[str, Any]]:
+            stage = f"round {number}: fine-tune {arm}"
+            return task.improve(key, state, batch, completions, weights, stage=stage)
+
+        return run_rounds(
+            task.keys["rounds"],
+            states[arm],
+            prompts=prompts,
+            propose=propose,
+            score=score,
+            rule=rules[arm],
+            improve=improve,
+            num_rounds=task.config.rounds.num_rounds,
+            first_round=done + 1,
+            check=task.gap,
+        )
+
+    generators = {arm: rounds_of(arm) for arm in rules}
+    for _ in range(done, task.config.rounds.num_rounds):
+        reports = {arm: next(generator) for arm, generator in generators.items()}
+        yield {arm: (report, seen[arm]) for arm, report in reports.items()}
+
+
+class _FirstDraw:
+    """Hands the candidates of the untuned policy to every arm that would draw the same."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[bytes, Completions] | None = None
+
+    def get(self, key: PRNGKey, draw: Callable[[], Completions]) -> Completions:
+        name = np.asarray(jax.random.key_data(key)).tobytes()
+        if self._kept is None or self._kept[0] != name:
+            self._kept = (name, draw())
+        return self._kept[1]
+
+
+def round_prompts(task: Task, round_: int) -> PromptBatch:
+    """The prompts of a round: the next ones of a shuffled, endless pass over the training set."""
+    size, num = len(task.train.prompts), task.config.rounds.prompts_per_round
+    cursor = PromptCursor(*divmod((round_ - 1) * num, size))
+    places, _ = take(cursor, num, size=size, seed=task.config.seed)
+    return task.train.take(places)
+
+
+def log_round(
+    task: Task,
+    folder: RunFolder,
+    arm: str,
+    rule: SelectionRule,
+    report: RoundReport,
+    scores: samples.Scores,
+) -> dict[str, Any]:
+    """Writes every candidate with its verdict, and the round's figures; returns the latter."""
+    collected, batch = report.collected, report.prompts
+    write_rollouts(
+        folder.rollout_path(report.round, arm),
+        samples.rollout_rows(
+            round_=report.round,
+            arm=arm,
+            prompts=batch.prompts,
+            rendered=batch.rendered,
+            completions=collected.completions,
+            scores=scores,
+            selection=collected.selection,
+            rule=rule,
+        ),
+    )
+    accepted = np.asarray(collected.selection.accepted)
+    scored = np.isfinite(scores.reward)
+    rate = acceptance_rate(int(accepted.sum()), int(scored.sum()))
+    weights = np.asarray(collected.weights)[accepted]
+    event = {
+        "event": "round",
+        "arm": arm,
+        "round": report.round,
+        "num_prompts": len(batch.prompts),
+        "num_candidates": int(accepted.size),
+        "num_scored": int(scored.sum()),
+        "num_accepted": int(accepted.sum()),
+        "num_prompts_without": int((~accepted.any(axis=1)).sum()),
+        "acceptance_rate": float(rate.rate),
+        "acceptance_low": float(rate.low),
+        "acceptance_high": float(rate.high),
+        "reward_proposed": float(np.nanmean(scores.reward)) if scored.any() else None,
+        "reward_accepted": _mean(scores.reward[accepted]),
+        "judge_proposed": _mean(scores.judge.ravel()),
+        "judge_accepted": _mean(scores.judge[accepted]),
+        "ess": float(effective_sample_size(np.log(weights))) if weights.size else 0.0,
+        "generated_tokens": int(np.asarray(collected.completions.lengths).sum()),
+        "trained_tokens": 0,
+        "on_policy_gap": report.gap,
+        **report.metrics,
+        "seconds": report.seconds,
+    }
+    folder.log(event)
+    return event
+
+
+def log_evaluation(
+    task: Task, folder: RunFolder, arm: str, round_: int, evaluated: Evaluated
+) -> None:
+    """Writes the held-out samples and their figures."""
+    scores, completions = evaluated.scores, evaluated.completions
+    write_rollouts(
+        folder.evaluation_path(round_, arm),
+        samples.rollout_rows(
+            round_=round_,
+            arm=arm,
+            prompts=evaluated.batch.prompts,
+            rendered=evaluated.batch.rendered,
+            completions=completions,
+            scores=scores,
+        ),
+    )
+    folder.log(evaluation_event(task, arm, round_, evaluated))
+
+
+def evaluation_event(task: Task, arm: str, round_: int, evaluated: Evaluated) -> dict[str, Any]:
+    """The figures of held-out samples."""
+    scores, completions = evaluated.scores, evaluated.completions
+    settings = task.config.evaluation
+    bootstrap = (settings.confidence, settings.bootstrap_samples)
+    return {
+        "event": "evaluation",
+        "arm": arm,
+        "round": round_,
+        "num_samples": int(scores.reward.size),
+        **samples.interval_figures("reward", samples.mean_interval(scores.reward, *bootstrap)),
+        **samples.interval_figures("judge", samples.mean_interval(scores.judge, *bootstrap)),
+        **samples.text_figures(scores, completions),
+        **samples.interval_figures("kl", evaluated.kl),
+        "generated_tokens": int(np.asarray(completions.lengths).sum()),
+        "seconds": evaluated.seconds,
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else None
+
+
+def save(
+    checkpoints: Checkpoints, folder: RunFolder, round_: int, states: Mapping[str, TrainState]
+) -> None:
+    """Writes what a resumed run needs; only then does the round count as done."""
+    arrays = {
+        f"{arm}-{name}": getattr(state, name) for arm, state in states.items() for name in _SAVED
+    }
+    checkpoints.save(round_, arrays, {"round": round_, "arms": list(states)})
+    folder.update(rounds_done=round_)
+
+
+def restore(
+    checkpoints: Checkpoints, folder: RunFolder, states: Mapping[str, TrainState]
+) -> tuple[int, dict[str, TrainState]]:
+    """The number of the last complete round and the states after it; (0, states) at the start.
+
+    Keys and the place among the prompts are functions of the seed and the round, so the round is
+    all that has to be kept of them.
+    """
+    if not folder.resumed:
+        return 0, dict(states)
+    done, states = load_states(checkpoints, states)
+    folder.rewind(done if done else -1)
+    return done, states
+
+
+def load_states(
+    checkpoints: Checkpoints, states: Mapping[str, TrainState]
+) -> tuple[int, dict[str, TrainState]]:
+    """The last checkpoint's round and states; (0, states) where there is none."""
+    wanted = {f"{arm}-{name}": getattr(states[arm], name) for arm in states for name in _SAVED}
+    found = checkpoints.restore(wanted)
+    if found is None:
+        return 0, dict(states)
+    return found.meta["round"], {
+        arm: state.replace(**{name: found.arrays[f"{arm}-{name}"] for name in _SAVED})
+        for arm, state in states.items()
+    }
+
+
+def explain_empty(task: Task, report: RoundReport) -> ExitCode:
+    """Says, prompt by prompt, why a round accepted nothing; such a run cannot go on."""
+    if report.num_accepted:
+        return ExitCode.OK
+    rewards = np.asarray(report.collected.candidates.rewards)
+    probs = np.asarray(report.collected.selection.accept_prob)
+    rows = []
+    for prompt, row, prob in zip(report.prompts.prompts, rewards, probs):
+        scored = row[np.isfinite(row)]
+        best = float(scored.max()) if scored.size else None
+        rows.append((prompt.id, f"{scored.size}/{row.size}", best, float(prob.max())))
+    title = f"round {report.round}: nothing was accepted, and nothing trained"
+    task.console.table(title, ("prompt", "scored", "best reward", "largest accept prob"), rows)
+    return ExitCode.NO_DATA
+
+
+def show_round(console: Console, events: list[dict[str, Any]]) -> None:
+    """Prints the figures of a round, a line for each arm."""
+    for event in events:
+        console.say(
+            f"round {event['round']}, {event['arm']}: accepted {event['num_accepted']} of "
+            f"{event['num_scored']}, reward {event['reward_proposed']:.3f} proposed, "
+            f"{event['reward_accepted']:.3f} accepted; sampler and trainer differ by at most "
+            f"{event['on_policy_gap']:.1e} nats a token"
+        )
+
+
+def show_evaluations(console: Console, events: Iterable[Mapping[str, Any]]) -> None:
+    """Prints the held-out figures of evaluations, a row each."""
+    rows = [
+        (
+            event["round"],
+            event["arm"],
+            _with_interval(event, "reward"),
+            _with_interval(event, "judge"),
+            _with_interval(event, "kl"),
+            event["distinct_2"],
+            event["self_bleu"],
+            event["length_mean"],
+        )
+        for event in events
+    ]
+    columns = ("round", "arm", "reward", "judge", "KL, nats", "distinct-2", "self-BLEU", "tokens")
+    console.table("held-out prompts, with 95 % intervals over prompts", columns, rows)
+
+
+def _with_interval(event: Mapping[str, Any], name: str) -> str:
+    mean, low, high = (event[f"{name}_{end}"] for end in ("mean", "low", "high"))
+    if mean is None:
+        return "-"
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]" if low is not None else f"{mean:.3f}"
+
+
+def evaluate_folder(path: Path) -> ExitCode:
+    """Draws from the last checkpoint of a run on its held-out prompts, and prints the figures."""
+    folder = RunFolder(path=path, resumed=True)
+    config = read_config(folder.config_path)
+    console = Console()
+    if not isinstance(config, LanguageConfig):
+        console.say(f"{path}: only runs of kind language have a policy to evaluate")
+        return ExitCode.FAILED
+    task = make_task(config, console)
+    arms = ("policy", "control") if config.control else ("policy",)
+    with Checkpoints(folder.checkpoints) as checkpoints:
+        done, states = load_states(checkpoints, {arm: task.new_state() for arm in arms})
+    events = [
+        evaluation_event(task, arm, done, task.evaluate(state, arm, done))
+        for arm, state in states.items()
+    ]
+    show_evaluations(console, events)
+    return ExitCode.OK

@@ -1,0 +1,349 @@
+"""What a language experiment can do: draw, score, fine-tune, compare, evaluate.
+
+A `Task` holds what all arms of a run share and never changes; the policy that is tuned is a Flax
+train state that comes in and goes out.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rsft_jax.data import Prompt
+from rsft_jax.data.batches import make_batches, padding_fraction
+from rsft_jax.data.tokenizer import Tokenizer
+from rsft_jax.experiments import build, samples
+from rsft_jax.experiments.console import Console
+from rsft_jax.experiments.errors import ConfigError
+from rsft_jax.experiments.schema import LanguageConfig
+from rsft_jax.generation import (
+    Completions,
+    GenerationProgress,
+    Prompts,
+    SamplingParams,
+    generate,
+    pad_prompts,
+    score,
+)
+from rsft_jax.models import Transformer, cache_fn, logits_fn
+from rsft_jax.rewards import Interval, WeightedSum
+from rsft_jax.training import (
+    Part,
+    StepFn,
+    TrainState,
+    completion_loss,
+    create_train_state,
+    fine_tune,
+    make_train_step,
+)
+from rsft_jax.types import Array, Cache, Params, PRNGKey, RewardFn
+
+# Prompts whose first candidate the trainer scores again in every round, against the sampler.
+_CHECKED_PROMPTS = 8
+_PROMPT_MULTIPLE = 16
+
+
+class PromptBatch(NamedTuple):
+    """Some prompts of a set, in every form that a stage needs.
+
+    Attributes:
+      prompts: the prompts as read.
+      rendered: their texts as the model sees them.
+      tokens: their ids, padded to the width that all prompts of the run share.
+      places: their places in the set, which the sampling keys are folded from.
+    """
+
+    prompts: list[Prompt]
+    rendered: list[str]
+    tokens: Prompts
+    places: np.ndarray
+
+    def take(self, places: Sequence[int] | np.ndarray) -> "PromptBatch":
+        """The prompts at these places of this batch."""
+        places = np.asarray(places)
+        return PromptBatch(
+            prompts=[self.prompts[i] for i in places],
+            rendered=[self.rendered[i] for i in places],
+            tokens=Prompts(self.tokens.tokens[places], self.tokens.lengths[places]),
+            places=self.places[places],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerLogits:
+    """The policy as the trainer computes it: a `LogitsFn` of Flax variables, without a cache."""
+
+    model: Transformer
+
+    def __call__(
+        self, params: Params, tokens: Array, positions: Array, cache: Cache
+    ) -> tuple[Array, Cache]:
+        """Logits of whole sequences."""
+        logits: Any = self.model.apply(params, tokens, positions)
+        return logits[0], cache
+
+
+class Evaluated(NamedTuple):
+    """Held-out samples and what is known of them."""
+
+    batch: PromptBatch
+    completions: Completions
+    scores: samples.Scores
+    kl: Interval
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the arms of a run share.
+
+    Attributes:
+      config: the settings.
+      model: the policy's network, as sampling runs it.
+      tokenizer: its tokenizer.
+      sampling: the law of a completion.
+      train: the prompts to train on.
+      heldout: the prompts to evaluate on.
+      reward: what selection looks at.
+      judge: what training never sees.
+      part: which part is trained.
+      train_model: the network as training runs it.
+      step: the compiled optimizer step.
+      initial: the train state before the first step; never given to `step` itself.
+      frozen: the parameters that no step changes.
+      keys: a random key for each use.
+      console: where progress is shown.
+    """
+
+    config: LanguageConfig
+    model: Transformer
+    tokenizer: Tokenizer
+    sampling: SamplingParams
+    train: PromptBatch
+    heldout: PromptBatch
+    reward: WeightedSum
+    judge: RewardFn
+    part: Part
+    train_model: Transformer
+    step: StepFn
+    initial: TrainState
+    frozen: Params
+    keys: Mapping[str, PRNGKey]
+    console: Console
+
+    @functools.cached_property
+    def reference(self) -> Params:
+        """The untuned policy as variables of `train_model`."""
+        return self.part.variables(self.initial.params, self.frozen)
+
+    def new_state(self) -> TrainState:
+        """A state at step 0 that owns its arrays: a step donates them."""
+        return jax.tree.map(jnp.copy, self.initial)
+
+    def draw(
+        self, key: PRNGKey, state: TrainState, batch: PromptBatch, num: int, *, stage: str
+    ) -> Completions:
+        """Draws `num` completions for each prompt from the policy of `state`."""
+        params = self.part.export(state.params, self.frozen)
+        total = len(batch.prompts) * num
+        with self.console.progress(stage, total, "completions") as advance:
+            before = GenerationProgress(0, total, 0, 0)
+
+            def show(now: GenerationProgress) -> None:
+                nonlocal before
+                items = now.completions - before.completions
+                advance(items, tokens=now.tokens - before.tokens)
+                before = now
+
+            return generate(
+                key,
+                logits_fn(self.model),
+                params,
+                batch.tokens,
+                num_candidates=num,
+                sampling=self.sampling,
+                init_cache=cache_fn(self.model),
+                prompt_ids=batch.places,
+                slots=self.config.sampling.batch_size,
+                max_length=self.model.config.max_length,
+                on_progress=show,
+            )
+
+    def score(self, batch: PromptBatch, completions: Completions) -> samples.Scores:
+        """Texts and scores of completions."""
+        return samples.score_completions(
+            batch.prompts,
+            completions,
+            tokenizer=self.tokenizer,
+            reward=self.reward,
+            judge=self.judge,
+        )
+
+    def improve(
+        self,
+        key: PRNGKey,
+        state: TrainState,
+        batch: PromptBatch,
+        completions: Completions,
+        weights: Array,
+        *,
+        stage: str,
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Fine-tunes on what was accepted."""
+        settings = self.config.training
+        prompts, answers, row_weights = accepted_sequences(batch, completions, weights)
+        batches = []
+        for epoch in range(settings.epochs):
+            batches += make_batches(
+                prompts,
+                answers,
+                row_weights,
+                batch_size=settings.batch_size,
+                max_length=self.model.config.max_length,
+                key=jax.random.fold_in(key, epoch),
+            )
+        losses, refused, tokens = [], 0, 0
+        with self.console.progress(stage, len(batches), "steps") as advance:
+            for after, metrics in fine_tune(state, self.frozen, batches, self.step):
+                state = after
+                losses.append(float(metrics.loss))
+                refused += not bool(metrics.finite)
+                tokens += int(metrics.num_tokens)
+                advance(tokens=int(metrics.num_tokens), note=f"loss {losses[-1]:.3f}")
+        return state, {
+            "loss_first": losses[0],
+            "loss_last": losses[-1],
+            "steps": len(losses),
+            "refused_steps": refused,
+            "trained_tokens": tokens,
+            "padding_fraction": padding_fraction(batches),
+        }
+
+    def gap(self, state: TrainState, batch: PromptBatch, completions: Completions) -> float:
+        """Largest difference in nats between the sampler's log-probability and the trainer's."""
+        some = np.arange(min(_CHECKED_PROMPTS, len(batch.prompts)))
+        first = first_candidates(completions, some)
+        variables = self.part.variables(state.params, self.frozen)
+        again = self._trainer_score(variables, batch.take(some), first)
+        return float(jnp.abs(again - first.log_probs).max())
+
+    def evaluate(self, state: TrainState, arm: str, round_: int) -> Evaluated:
+        """Draws from the policy on held-out prompts and scores the samples."""
+        start = time.monotonic()
+        settings = self.config.evaluation
+        batch = self.heldout.take(np.arange(min(settings.num_prompts, len(self.heldout.prompts))))
+        key = jax.random.fold_in(self.keys["evaluation"], round_)
+        stage = f"round {round_}: evaluate {arm}"
+        completions = self.draw(key, state, batch, settings.num_candidates, stage=stage)
+        scores = self.score(batch, completions)
+        kl = self._kl_to_reference(batch, completions, round_)
+        return Evaluated(batch, completions, scores, kl, time.monotonic() - start)
+
+    def _kl_to_reference(
+        self, batch: PromptBatch, completions: Completions, round_: int
+    ) -> Interval:
+        """KL(policy, untuned policy) of a whole completion, in nats, by its own samples.
+
+        The mean over samples y of log q(y | x) - log q0(y | x), both under the sampling law.
+        """
+        if round_ == 0:
+            return Interval(0.0, 0.0, 0.0)  # the policy is the reference
+        settings = self.config.evaluation
+        some = np.arange(min(settings.kl_prompts, len(batch.prompts)))
+        first = first_candidates(completions, some)
+        reference = self._trainer_score(self.reference, batch.take(some), first)
+        ratios = np.asarray((first.log_probs - reference).sum(axis=-1))
+        return samples.mean_interval(ratios, settings.confidence, settings.bootstrap_samples)
+
+    def _trainer_score(
+        self, variables: Params, batch: PromptBatch, completions: Completions
+    ) -> Array:
+        return score(
+            TrainerLogits(self.train_model),
+            variables,
+            batch.tokens,
+            completions,
+            sampling=self.sampling,
+        )
+
+
+def first_candidates(completions: Completions, prompts: np.ndarray) -> Completions:
+    """The first completion of each of these prompts."""
+    return jax.tree.map(lambda leaf: leaf[prompts, :1], completions)
+
+
+def accepted_sequences(
+    batch: PromptBatch, completions: Completions, weights: Array
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Prompt tokens, completion tokens and weight of every completion with a weight above 0."""
+    kept = np.argwhere(np.asarray(weights) > 0)
+    tokens, lengths = np.asarray(completions.tokens), np.asarray(completions.lengths)
+    prompts = [batch.tokens.tokens[i, : batch.tokens.lengths[i]] for i, _ in kept]
+    answers = [tokens[i, j, : lengths[i, j]] for i, j in kept]
+    return prompts, answers, np.asarray(weights, np.float64)[tuple(kept.T)]
+
+
+def make_task(config: LanguageConfig, console: Console) -> Task:
+    """Loads and encodes everything that a run needs, before anything is drawn.
+
+    Raises:
+      ConfigError: for settings that do not fit the policy or the prompts.
+    """
+    reward, judge = build.make_reward(config.reward), build.make_judge(config.reward)
+    train = build.load_prompt_split(config.data, heldout=False)
+    heldout = build.load_prompt_split(config.data, heldout=True)
+    start = time.monotonic()
+    pretrained = build.load_policy(config.policy)
+    model, tokenizer = pretrained.model, pretrained.tokenizer
+    room = model.config.max_length - config.sampling.max_new_tokens
+    train_texts, train_ids = build.encode_prompts(train, tokenizer, room=room)
+    heldout_texts, heldout_ids = build.encode_prompts(heldout, tokenizer, room=room)
+    longest = max(map(len, train_ids + heldout_ids))
+    width = min(room, -(-longest // _PROMPT_MULTIPLE) * _PROMPT_MULTIPLE)
+    keys = build.run_keys(config.seed)
+    try:
+        part = build.make_part(config.training.part, keys["adapters"])
+        train_model = Transformer(part.model(model.config))
+        optimizer = build.make_optimizer(config)
+        initial, frozen = create_train_state(train_model, part, pretrained.params, optimizer)
+    except ValueError as error:  # more last layers than the model has, say
+        raise ConfigError(f"training: {error}") from None
+    console.say(
+        f"policy: {_size(pretrained.params):,} parameters, {_size(initial.params):,} trained, "
+        f"loaded in {time.monotonic() - start:.1f} s; "
+        f"{len(train)} prompts to train on, {len(heldout)} held out"
+    )
+    return Task(
+        config=config,
+        model=model,
+        tokenizer=tokenizer,
+        sampling=build.sampling_params(config.sampling, tokenizer.stop_token_ids),
+        train=_batch(train, train_texts, pad_prompts(train_ids, width=width)),
+        heldout=_batch(heldout, heldout_texts, pad_prompts(heldout_ids, width=width)),
+        reward=reward,
+        judge=judge,
+        part=part,
+        train_model=train_model,
+        step=make_train_step(
+            train_model,
+            part,
+            loss=completion_loss(train_model, normalise=config.training.normalise),
+        ),
+        initial=initial,
+        frozen=frozen,
+        keys=keys,
+        console=console,
+    )
+
+
+def _batch(prompts: list[Prompt], rendered: list[str], tokens: Prompts) -> PromptBatch:
+    return PromptBatch(prompts, rendered, tokens, np.arange(len(prompts)))
+
+
+def _size(params: Params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,258 @@
+"""The round: collect (propose, score, select), improve (fine-tune), and again.
+
+    prompts -> propose -> score -> select -> improve -> state
+       ^      N candidates  [P, N]  accepted   optax      |
+       +------------------- one round --------------------+
+
+What each part does is a function that the caller passes: `propose` may be `generation.generate`
+with a Transformer, a tabular policy, or somebody else's endpoint. `collect` and `improve` as they
+stand here are pure when those functions are, so a round of a small model can be jit-compiled and
+vmapped over seeds and hyperparameters; `run_rounds` is the loop on the host, a generator that
+leaves logging, checkpoints and stopping to whoever iterates.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rsft_jax.generation import Completions
+from rsft_jax.selection import Candidates, Selection, SelectionRule
+from rsft_jax.types import Array, PRNGKey
+
+
+class ProposeFn(Protocol):
+    """Draws candidates from the current policy: `(key, state, prompts) -> completions`.
+
+    What `run_rounds` is given as `prompts` reaches it unchanged, and what it returns reaches
+    `score` and `improve` unchanged.
+    """
+
+    def __call__(self, key: PRNGKey, state: Any, prompts: Any) -> Any:
+        """Draws N completions for each prompt."""
+        ...
+
+
+class ImproveFn(Protocol):
+    """Fine-tunes: `(key, state, prompts, completions, weights[P, N]) -> (state, metrics)`.
+
+    `weights` are 0 where a candidate was rejected and `exp(log_weight)` where it was accepted.
+    """
+
+    def __call__(
+        self, key: PRNGKey, state: Any, prompts: Any, completions: Any, weights: Array
+    ) -> tuple[Any, Mapping[str, Any]]:
+        """Returns the new state and what there is to report."""
+        ...
+
+
+class Collected(NamedTuple):
+    """One round's candidates and the verdict on them.
+
+    Attributes:
+      completions: what `propose` returned.
+      candidates: `[P, N]` their rewards, validity and log-probabilities.
+      selection: `[P, N]` which were accepted, with weights.
+    """
+
+    completions: Any
+    candidates: Candidates
+    selection: Selection
+
+    @property
+    def weights(self) -> Array:
+        """`[P, N]` training weights: 0 where rejected, `exp(log_weight)` where accepted."""
+        accepted = self.selection.accepted
+        # The inner where keeps exp off the rejected entries, whose log-weight may be -inf or NaN.
+        log_weight = jnp.where(accepted, self.selection.log_weight, 0.0)
+        return jnp.where(accepted, jnp.exp(log_weight), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundReport:
+    """What one round did.
+
+    Attributes:
+      round: its number, from 1.
+      state: the state after it.
+      prompts: its prompts.
+      collected: candidates, rewards, selection.
+      metrics: what `improve` reported; empty when nothing was accepted and no update was made.
+      gap: largest difference in nats between the log-probability of a token as it was sampled and
+        as the trainer computes it, before the update; None when no `check` was given.
+      seconds: wall time of each stage.
+    """
+
+    round: int
+    state: Any
+    prompts: Any
+    collected: Collected
+    metrics: Mapping[str, Any]
+    gap: float | None
+    seconds: Mapping[str, float]
+
+    @property
+    def num_accepted(self) -> int:
+        """How many candidates were accepted."""
+        return int(np.asarray(self.collected.selection.accepted).sum())
+
+
+class OffPolicyError(RuntimeError):
+    """Sampler and trainer disagree about the policy: training on its samples would be wrong."""
+
+
+def collect(
+    key: PRNGKey,
+    state: Any,
+    prompts: Any,
+    *,
+    propose: ProposeFn,
+    score: Callable[[Any, Any], Array | np.ndarray],
+    rule: SelectionRule,
+) -> Collected:
+    """Draws candidates, scores and selects them; pure when the functions are.
+
+    Args:
+      key: random key, consumed.
+      state: the policy, in the form that `propose` reads.
+      prompts: P prompts, likewise.
+      propose: draws N completions a prompt from the current policy.
+      score: `(prompts, completions) -> [P, N]` rewards; NaN for what could not be scored.
+      rule: accepts or rejects.
+
+    Returns:
+      The candidates and the selection.
+    """
+    propose_key, select_key = jax.random.split(key)
+    completions = propose(propose_key, state, prompts)
+    candidates = as_candidates(completions, jnp.asarray(score(prompts, completions)))
+    return Collected(completions, candidates, rule.select(select_key, candidates))
+
+
+def as_candidates(completions: Any, rewards: Array) -> Candidates:
+    """Puts `[P, N]` rewards together with what the completions know.
+
+    `Completions` give the log-probability of each candidate under the law it was drawn from,
+    `[P, N]` nats, and mark the failed ones as invalid; of anything else only the rewards are known.
+    """
+    if not isinstance(completions, Completions):
+        return Candidates(rewards=rewards, valid=jnp.ones(rewards.shape, bool))
+    return Candidates(
+        rewards=rewards,
+        valid=~completions.failed,
+        log_proposal=completions.log_probs.sum(axis=-1),
+    )
+
+
+def run_rounds(
+    key: PRNGKey,
+    state: Any,
+    *,
+    prompts: Callable[[int], Any],
+    propose: ProposeFn,
+    score: Callable[[Any, Any], Array | np.ndarray],
+    rule: SelectionRule,
+    improve: ImproveFn,
+    num_rounds: int,
+    first_round: int = 1,
+    check: Callable[[Any, Any, Any], float] | None = None,
+    max_gap: float = 1e-2,
+) -> Iterator[RoundReport]:
+    """Runs rounds of rejection sampling fine-tuning, each from the current policy.
+
+    Round t draws all its randomness from `fold_in(key, t)`, so that a run continued at
+    `first_round` with the state after the round before is the uninterrupted run. A round in which
+    nothing is accepted makes no update and says so in its report; it is not an error.
+
+    Args:
+      key: random key of the whole run, consumed.
+      state: the policy and whatever `improve` keeps.
+      prompts: the prompts of round t.
+      propose: draws candidates from the policy.
+      score: rewards, `[P, N]`.
+      rule: the selection rule.
+      improve: the fine-tuning step.
+      num_rounds: number of the last round.
+      first_round: number of the first, from 1.
+      check: `(state, prompts, completions) -> gap`: the largest difference in nats between the
+        sampler's log-probability of a token and the trainer's, for some of the candidates.
+      max_gap: the run stops when the gap is larger.
+
+    Yields:
+      A `RoundReport` after each round.
+
+    Raises:
+      OffPolicyError: when `check` finds a gap above `max_gap`, or NaN.
+
+    Example:
+      >>> from rsft_jax.selection import best_of_n
+      >>> mean = 0.0  # a "policy": a normal law whose mean is moved to the accepted samples
+      >>> propose = lambda key, mean, prompts: mean + jax.random.normal(key, (prompts, 8))
+      >>> score = lambda prompts, x: -jnp.abs(x - 3.0)
+      >>> def improve(key, mean, prompts, x, weights):
+      ...     return float((x * weights).sum() / weights.sum()), {}
+      >>> reports = list(run_rounds(
+      ...     jax.random.key(0), mean, prompts=lambda t: 64, propose=propose, score=score,
+      ...     rule=best_of_n(), improve=improve, num_rounds=4))
+      >>> abs(reports[-1].state - 3.0) < 0.5
+      True
+
+    References:
+      Dong et al. 2023, "RAFT", https://arxiv.org/abs/2304.06767, algorithm 1.
+      Touvron et al. 2023, "Llama 2", https://arxiv.org/abs/2307.09288, section 3.2.3.
+    """
+    for number in range(first_round, num_rounds + 1):
+        round_key = jax.random.fold_in(key, number)
+        collect_key, improve_key = jax.random.split(round_key)
+        watch = _Stopwatch()
+        chosen = prompts(number)
+        collected = collect(
+            collect_key,
+            state,
+            chosen,
+            propose=watch.timed("generate", propose),
+            score=watch.timed("score", score),
+            rule=rule._replace(select=watch.timed("select", rule.select)),
+        )
+        gap = None
+        if check is not None:
+            gap = watch.timed("check", check)(state, chosen, collected.completions)
+            if not gap <= max_gap:
+                raise OffPolicyError(
+                    f"round {number}: a token's log-probability differs by {gap:.3g} nats between "
+                    f"sampler and trainer (allowed: {max_gap:g})"
+                )
+        metrics: Mapping[str, Any] = {}
+        if bool(jnp.any(collected.weights > 0)):
+            state, metrics = watch.timed("train", improve)(
+                improve_key, state, chosen, collected.completions, collected.weights
+            )
+        yield RoundReport(
+            round=number,
+            state=state,
+            prompts=chosen,
+            collected=collected,
+            metrics=metrics,
+            gap=gap,
+            seconds=dict(watch.seconds),
+        )
+
+
+class _Stopwatch:
+    """Adds up the wall time of the stages, device work included."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def timed(self, stage: str, function: Callable) -> Callable:
+        def call(*args: Any) -> Any:
+            start = time.perf_counter()
+            result = jax.block_until_ready(function(*args))
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            return result
+
+        return call
