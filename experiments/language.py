@@ -169,7 +169,7 @@ def log_round(
         "num_scored": int(scored.sum()),
         "num_accepted": int(accepted.sum()),
         "num_prompts_without": int((~accepted.any(axis=1)).sum()),
-        "acceptance_rate": float(rate.rate),
+        "acceptance_rate": float(rate.estimate),
         "acceptance_low": float(rate.low),
         "acceptance_high": float(rate.high),
         "reward_proposed": float(np.nanmean(scores.reward)) if scored.any() else None,

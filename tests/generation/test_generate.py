@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +165,7 @@ def test_slots_are_refilled_and_the_host_is_told():
     drawn = _generate(dtype="float32", slots=3, on_progress=seen.append)
     assert seen[-1].completions == seen[-1].total == 20
     assert seen[-1].tokens == int(drawn.lengths.sum())
-    assert all(a.tokens <= b.tokens for a, b in zip(seen, seen[1:]))
+    assert all(a.tokens <= b.tokens for a, b in itertools.pairwise(seen))
     # Refilled slots are nearly always busy; batches of three would wait for their longest.
     lengths = np.asarray(drawn.lengths).ravel()
     waiting = sum(max(lengths[i : i + 3]) * 3 for i in range(0, 20, 3))
