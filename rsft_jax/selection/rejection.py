@@ -24,6 +24,7 @@ from rsft_jax.selection.types import (
     SelectionRule,
     check_count,
     make_rule,
+    working_dtype,
 )
 from rsft_jax.types import Array, Numeric, PRNGKey
 
@@ -171,8 +172,7 @@ def log_density_ratio(candidates: Candidates) -> Array:
     """`[P, N]` log p - log q in nats; -inf where p has no mass, or anything is NaN or q is 0."""
     log_target = jnp.asarray(candidates.log_target)
     log_proposal = jnp.asarray(candidates.log_proposal)
-    dtype = jnp.promote_types(log_target.dtype, log_proposal.dtype)
-    dtype = jnp.promote_types(jnp.float32, dtype)
+    dtype = working_dtype(log_target.dtype, log_proposal.dtype)
     ratio = log_target.astype(dtype) - log_proposal.astype(dtype)
     # A candidate that q cannot have proposed (+inf) is a mistake upstream, not a sample of p.
     return jnp.where(jnp.isnan(ratio) | (ratio == jnp.inf), -jnp.inf, ratio)

@@ -11,12 +11,14 @@ share these conventions:
 """
 
 import enum
+import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rsft_jax.sampling.draws import check_key
 from rsft_jax.types import Array, PRNGKey, record
@@ -208,10 +210,18 @@ def check_candidates(
         chex.assert_shape(candidates.prompt_ids, rewards.shape[:1])
     if not jnp.issubdtype(rewards.dtype, jnp.floating):
         rewards = rewards.astype(jnp.float32)
-    dtype = jnp.promote_types(jnp.float32, rewards.dtype)  # bfloat16 would round exp(r / beta)
     return candidates.replace(  # pyright: ignore[reportAttributeAccessIssue]
-        rewards=rewards.astype(dtype), valid=jnp.asarray(candidates.valid).astype(bool)
+        rewards=rewards.astype(working_dtype(rewards.dtype)),
+        valid=jnp.asarray(candidates.valid).astype(bool),
     )
+
+
+def working_dtype(*dtypes: np.dtype) -> np.dtype:
+    """The dtype to compute in: the widest of these floats, and at least float32.
+
+    bfloat16 would round exp(r / beta). By NumPy's promotion, which JAX's strict mode leaves alone.
+    """
+    return functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))
 
 
 def check_count(name: str, value: int, num_candidates: int) -> None:
