@@ -170,6 +170,7 @@ def categorical_cdf(logits: Array) -> CategoricalCdf:
     """
     chex.assert_rank(logits, 2)
     logits = _as_computed(logits)
+    # A NaN may be lost in this maximum (XLA on the CPU), but not in the sums below.
     maximum = block_reduce(lambda x: x.max(axis=-1), logits).max(axis=-1)
     # Without this a row that is masked throughout would read -inf - -inf.
     maximum = jnp.where(maximum == -jnp.inf, jnp.zeros_like(maximum), maximum)
@@ -287,12 +288,12 @@ def greedy_token(logits: Array) -> Array:
     flat = logits.reshape(-1, vocab_size)
     maxima = block_reduce(lambda x: x.max(axis=-1), flat)
     maximum = maxima.max(axis=-1)
-    # A NaN equals nothing, so a row with a NaN finds no block and no place.
     block = first_true(maxima == maximum[:, None])
     inside, place = take_block(flat, jnp.minimum(block, maxima.shape[1] - 1), -jnp.inf)
     within = first_true(inside == maximum[:, None])
     token = _take(place, jnp.minimum(within, place.shape[1] - 1))
-    found = jnp.isfinite(maximum)
+    # Asked for by name: XLA's maximum over a long axis drops a NaN on the CPU.
+    found = jnp.isfinite(maximum) & ~jnp.isnan(flat).any(axis=-1)
     return jnp.where(found, token, -1).reshape(lead)
 
 

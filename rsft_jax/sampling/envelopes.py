@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rsft_jax.sampling.categorical import categorical_cdf
-from rsft_jax.sampling.rejection import log_ratio_supremum
+from rsft_jax.sampling.rejection import computed_dtype, log_ratio_supremum
 from rsft_jax.types import Array, Numeric, record
 
 
@@ -36,9 +36,7 @@ def log_envelope_supremum(proposal_logits: Array, target_logits: Array) -> Array
         )
     chex.assert_equal_shape([proposal_logits, target_logits])
     lead, vocab_size = proposal_logits.shape[:-1], proposal_logits.shape[-1]
-    dtype = jnp.promote_types(
-        jnp.float32, jnp.promote_types(proposal_logits.dtype, target_logits.dtype)
-    )
+    dtype = computed_dtype(proposal_logits, target_logits)
     proposal = proposal_logits.astype(dtype).reshape(-1, vocab_size)
     target = target_logits.astype(dtype).reshape(-1, vocab_size)
     q, p = categorical_cdf(proposal), categorical_cdf(target)

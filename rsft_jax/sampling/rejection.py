@@ -133,9 +133,7 @@ def rejection_sample(
 @functools.partial(jax.jit, static_argnames=("max_attempts",))
 def _rejection_sample(key, proposal_logits, target_logits, log_envelope, *, max_attempts):
     lead, vocab_size = proposal_logits.shape[:-1], proposal_logits.shape[-1]
-    dtype = jnp.promote_types(
-        jnp.float32, jnp.promote_types(proposal_logits.dtype, target_logits.dtype)
-    )
+    dtype = computed_dtype(proposal_logits, target_logits)
     proposal = proposal_logits.astype(dtype).reshape(-1, vocab_size)
     target = target_logits.astype(dtype).reshape(-1, vocab_size)
     rows = proposal.shape[0]
@@ -147,7 +145,8 @@ def _rejection_sample(key, proposal_logits, target_logits, log_envelope, *, max_
         # The normalisers of p and q cancel against those in the supremum: neither is needed.
         log_bound = supremum
         tolerance = jnp.zeros_like(supremum)
-        tried = cdf.valid & jnp.isfinite(supremum)
+        # Asked for by name: XLA's maximum over a long axis drops a NaN on the CPU.
+        tried = cdf.valid & jnp.isfinite(supremum) & ~jnp.isnan(target).any(axis=-1)
     else:
         target_cdf = categorical_cdf(target)
         log_envelope = jnp.broadcast_to(jnp.asarray(log_envelope, dtype), lead).reshape(-1)
@@ -175,6 +174,12 @@ def _rejection_sample(key, proposal_logits, target_logits, log_envelope, *, max_
     return jax.tree.map(lambda x: x.reshape(lead), sample)
 
 
+def computed_dtype(*logits: Array) -> jnp.dtype:
+    """float64 if any of the arrays is, float32 otherwise."""
+    double = any(x.dtype == jnp.float64 for x in logits)
+    return jnp.dtype(jnp.float64 if double else jnp.float32)
+
+
 def log_ratio_supremum(proposal: Array, target: Array) -> Array:
     """The largest `target - proposal` of each row, over the tokens that the target has.
 
@@ -183,7 +188,8 @@ def log_ratio_supremum(proposal: Array, target: Array) -> Array:
       target: `[B, V]` logits.
 
     Returns:
-      `[B]`: +inf where a token has q = 0 < p, -inf where the target has no token, NaN for NaN.
+      `[B]`: +inf where a token has q = 0 < p, -inf where the target has no token. Rows with
+      a NaN must be sorted out by the caller: a maximum need not show them.
     """
 
     # By clamping and not by `where`, which would cost a `[B, V]` array (see block_reduce): a token

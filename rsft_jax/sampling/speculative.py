@@ -74,7 +74,8 @@ def speculative_sample(
         leaves the law of the stopped sequences exact. Static.
 
     Returns:
-      A `SpeculativeSample`. Where the target's row is no law (NaN, all masked) the token is -1.
+      A `SpeculativeSample`. Where the row of logits that it needs is no law (NaN, all masked)
+      the token after the accepted ones is -1.
 
     Raises:
       ValueError: if the vocabularies differ, `verification` is unknown, or `key` is not typed.
@@ -124,7 +125,8 @@ def _speculative_sample(
         token = draw_from_cdf(target_cdf, target, unit_uniform(bits[:, 0]))
         return _assemble(draft_tokens, jnp.zeros((rows,), jnp.int32), token, stop_token_ids)
 
-    target_norm, draft_norm = target_cdf.log_normalizer, categorical_cdf(draft).log_normalizer
+    draft_cdf = categorical_cdf(draft)
+    target_norm, draft_norm = target_cdf.log_normalizer, draft_cdf.log_normalizer
     given = jnp.cumprod((draft_tokens >= 0).astype(jnp.int32), axis=1, dtype=jnp.int32) > 0
     length = given.sum(axis=1, dtype=jnp.int32)
     log_ratio = _log_ratios(draft_tokens, draft, draft_norm, target, target_norm)
@@ -147,7 +149,7 @@ def _speculative_sample(
         accepted,
         accepted == length,
         log_scale,
-        (draft, draft_norm),
+        (draft, draft_cdf),
         (target, target_cdf),
     )
     return _assemble(draft_tokens, accepted, token, stop_token_ids)
@@ -211,7 +213,7 @@ def _log_block_keep(log_weight, length, draft, draft_norm, target, target_norm) 
 
 def _draw_next(uniform, accepted, bonus, log_scale, draft_side, target_side) -> Array:
     """`[B]` one token of each sequence from (w p - q)+ at its place, or from p for a bonus."""
-    (draft, draft_norm), (target, target_cdf) = draft_side, target_side
+    (draft, draft_cdf), (target, target_cdf) = draft_side, target_side
     rows = accepted.shape[0]
     width = target.shape[0] // rows
     row = jnp.arange(rows, dtype=jnp.int32)
@@ -219,7 +221,7 @@ def _draw_next(uniform, accepted, bonus, log_scale, draft_side, target_side) -> 
     at_draft = row * (width - 1) + jnp.minimum(accepted, width - 2)
     cdf = CategoricalCdf(*(field[at_target] for field in target_cdf))
     shift = (log_scale - cdf.log_normalizer)[:, None]
-    draft_shift = draft_norm[at_draft][:, None]
+    draft_shift = draft_cdf.log_normalizer[at_draft][:, None]
 
     def residual(t, d, a, c):
         return jnp.maximum(jnp.exp(t + a) - jnp.exp(d - c), 0)
@@ -241,7 +243,7 @@ def _draw_next(uniform, accepted, bonus, log_scale, draft_side, target_side) -> 
     plain_mass = jnp.exp(inside - cdf.maximum[:, None])
     mass = jnp.where(plain[:, None], plain_mass, residual(inside, beside, shift, draft_shift))
     token = pick_within(mass, inside > -jnp.inf, place, uniform[:, 1])
-    return jnp.where(cdf.valid & jnp.isfinite(total), token, -1)
+    return jnp.where(cdf.valid & (bonus | draft_cdf.valid[at_draft]), token, -1)
 
 
 def _assemble(draft_tokens, accepted, token, stop_token_ids) -> SpeculativeSample:

@@ -84,8 +84,9 @@ def top_k(logits: Array, k: int) -> Array:
         return logits
     flat = logits.reshape(-1, vocab_size)
     threshold = _kth_largest(flat, int(k))
-    above = block_reduce(lambda x: _count(x > threshold[:, None, None]), flat).sum(axis=-1)
-    kept = _keep_from(flat, threshold, k - above)
+    above = block_reduce(lambda x: _count(x > threshold[:, None, None]), flat)
+    above = above.sum(axis=-1, dtype=jnp.int32)
+    kept = _keep_from(flat, threshold, jnp.int32(k) - above)
     return _nan_rows(kept, jnp.isnan(threshold)).reshape(logits.shape)
 
 
@@ -169,7 +170,7 @@ def min_p(logits: Array, p: float) -> Array:
     maximum = logits.max(axis=-1, keepdims=True)
     floor = maximum + jnp.asarray(math.log(p), logits.dtype)
     kept = jnp.where(logits >= floor, logits, -jnp.inf)
-    return _nan_rows(kept, jnp.isnan(maximum[..., 0]))
+    return _nan_rows(kept, jnp.isnan(logits).any(axis=-1))
 
 
 def repetition_penalty(logits: Array, seen: Array, penalty: float) -> Array:
@@ -321,11 +322,12 @@ def _keep_from(flat: Array, threshold: Array, ties: Array, key: Array | None = N
     """
     key = flat if key is None else key
     counts = block_reduce(lambda x: _count(x == threshold[:, None, None]), key)
-    reached = jnp.cumsum(counts, axis=-1)
+    reached = jnp.cumsum(counts, axis=-1, dtype=jnp.int32)
     block = jnp.minimum(first_true(reached >= ties[:, None]), counts.shape[1] - 1)
     before = jnp.take_along_axis(reached - counts, block[:, None], axis=1)
     inside, place = take_block(key, block, jnp.nan)
-    rank = before + jnp.cumsum((inside == threshold[:, None]).astype(jnp.int32), axis=-1)
+    tied = (inside == threshold[:, None]).astype(jnp.int32)
+    rank = before + jnp.cumsum(tied, axis=-1, dtype=jnp.int32)
     within = first_true(rank >= ties[:, None])
     # Fewer ties than allowed: all of them stay.
     last = jnp.where(within < place.shape[1], place[:, 0] + within, flat.shape[1])
@@ -345,7 +347,7 @@ def _ids(logits: Array) -> Array:
 
 
 def _count(mask: Array) -> Array:
-    return mask.astype(jnp.int32).sum(axis=-1, dtype=jnp.int32)
+    return mask.sum(axis=-1, dtype=jnp.int32)
 
 
 def _as_computed(logits: Array) -> Array:
