@@ -86,8 +86,10 @@ def top_k(k: int) -> SelectionRule:
         if k >= _MANY:
             count = jnp.full((prompts, 1), k, jnp.int32)
             return Decision(smallest(-candidates.rewards, count, scored))
-        # XLA's top_k takes the lowest index among equals, which is the rule stated above.
-        index = jax.lax.top_k(jnp.where(scored, candidates.rewards, -jnp.inf), k)[1]
+        rewards = jnp.where(scored, candidates.rewards, -jnp.inf)
+        # XLA's top_k takes the lowest index among equals, which is the rule stated above, but
+        # puts 0.0 before -0.0.
+        index = jax.lax.top_k(jnp.where(rewards == 0, 0, rewards), k)[1]
         rows = jax.lax.broadcasted_iota(index.dtype, (prompts, k), 0)
         return Decision(jnp.zeros_like(scored).at[rows, index].set(True))
 
