@@ -2,7 +2,10 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -38,3 +41,18 @@ def test_exports_are_sorted_public_and_documented():
     assert sorted(selection.__all__) == list(selection.__all__)
     for name in selection.__all__:
         assert getattr(selection, name).__doc__
+
+
+def test_readme_runs_and_names_every_rule():
+    text = (Path(selection.__file__).parent / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+    names = {}
+    exec(code, names)
+    assert names["selection"].accepted.shape == (1, 4)
+    described = {"make_rule", "random_control", "gvm_allocation"}
+    described |= {"text_fingerprint", "token_fingerprint", "num_duplicates"}
+    for name in selection.__all__:
+        if name in described or inspect.signature(getattr(selection, name)).return_annotation in (
+            selection.SelectionRule,
+        ):
+            assert f"`{name}" in text, name
