@@ -96,7 +96,7 @@ def constrained_sample(
     def masses_of(block, refused):
         """The block's masses without what was refused, its logits and places."""
         inside, place = take_block(flat, block, -jnp.inf)
-        out = (place[:, :, None] == refused[:, None, :]).any(axis=-1)
+        out, _ = take_block(refused, block, True)
         inside = jnp.where(out, -jnp.inf, inside)
         return jnp.exp(inside - cdf.maximum[:, None]), inside, place
 
@@ -123,9 +123,8 @@ def constrained_sample(
         log_u = log_uniform(bits[:, 2:])
         repeats = jnp.where(share > 0, jnp.floor(log_u / jnp.log(share)), 0)
         refuse = now & ~allowed
-        number = jnp.arange(max_checks, dtype=jnp.int32)[None, :]
-        at = refuse[:, None] & (number == state["checks"][:, None])
-        refused = jnp.where(at, token[:, None], state["refused"])
+        row = jnp.where(refuse, jnp.arange(rows, dtype=jnp.int32), rows)  # rows: write nowhere
+        refused = state["refused"].at[row, token].set(True, mode="drop")
         # Found again from what is left, so that an emptied block has mass 0 and not a rounding.
         new_mass = masses_of(block, refused)[0].sum(axis=-1)
         blocks = jnp.arange(state["block_mass"].shape[1], dtype=jnp.int32)[None, :]
@@ -142,7 +141,7 @@ def constrained_sample(
     zero = jnp.zeros((rows,), jnp.int32)
     state = {
         "block_mass": cdf.block_mass,
-        "refused": jnp.full((rows, max_checks), -1, jnp.int32),
+        "refused": jnp.zeros((rows, vocab_size), bool),
         "checks": zero,
         "accepts": zero,
         "draws": jnp.zeros((rows,), jnp.float32),

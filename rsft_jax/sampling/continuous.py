@@ -121,7 +121,7 @@ def _sample_blocks(
     def attempt(start):
         index = start + jnp.arange(block, dtype=jnp.int32)
         x = jax.vmap(lambda i: propose(jax.random.fold_in(propose_key, i)))(index)
-        excess = jax.vmap(log_ratio)(x) - jnp.asarray(log_envelope, jnp.float32)
+        excess = _excess(jax.vmap(log_ratio)(x), log_envelope)
         log_u = log_uniform(_bits(accept_key, index)).astype(excess.dtype)
         return x, excess, (log_u < excess) & (index < budget), index
 
@@ -172,7 +172,7 @@ def _sample_lanes(
     def attempt(lane_key, n):
         propose_key, accept_key = jax.random.split(jax.random.fold_in(lane_key, n))
         x = propose(propose_key)
-        excess = log_ratio(x) - jnp.asarray(log_envelope, jnp.float32)
+        excess = _excess(log_ratio(x), log_envelope)
         log_u = log_uniform(jax.random.bits(accept_key, (2,), jnp.uint32)).astype(excess.dtype)
         return x, excess, log_u < excess
 
@@ -195,6 +195,12 @@ def _sample_lanes(
         lambda s: (s[0] < max_attempts) & ~s[1].all(), try_all, state
     )
     return _result(x, excess, accepted, count)
+
+
+def _excess(log_ratio: Array, log_envelope: Numeric) -> Array:
+    """log p / (M q), in the float type of the ratio."""
+    log_ratio = jnp.asarray(log_ratio)
+    return log_ratio - jnp.asarray(log_envelope).astype(log_ratio.dtype)
 
 
 def _bits(key: PRNGKey, index: Array) -> Array:
