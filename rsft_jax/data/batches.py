@@ -7,14 +7,13 @@ the training step compiles for few shapes. Shapes: B rows of a batch, T tokens o
 
 from collections.abc import Iterable, Sequence
 
-import chex
 import jax
 import numpy as np
 
-from rsft_jax.types import Array, PRNGKey
+from rsft_jax.types import Array, PRNGKey, record
 
 
-@chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)
+@record
 class Batch:
     """Sequences to train on.
 

@@ -19,13 +19,13 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from rsft_jax.data.batches import Batch
-from rsft_jax.types import Array, Numeric, Params
+from rsft_jax.types import Array, Numeric, Params, record
 
 NORMALISATIONS = ("token", "sequence")
 _HEAD_MODULES = ("embedder", "head")
 
 
-@chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)
+@record
 class LossTerms:
     """Sums over a batch, from which any split of it into parts gives the same loss.
 
@@ -307,7 +307,7 @@ def _completion_view(
     place = jnp.clip(place, 1, length - 1)
     targets = jnp.take_along_axis(batch.tokens, place, axis=1)
     hidden = jnp.take_along_axis(hidden, place[:, :, None] - 1, axis=1)
-    return hidden, targets, valid
+    return hidden, jnp.asarray(targets), jnp.asarray(valid)
 
 
 def _chunked(arrays: tuple[Array, ...], chunk_tokens: int) -> tuple[tuple[Array, ...], int]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,10 +13,10 @@ from rsft_jax.data.batches import Batch
 from rsft_jax.sharding.rules import TrainShardings
 from rsft_jax.training.losses import LossFn, LossTerms, completion_loss
 from rsft_jax.training.parts import Part
-from rsft_jax.types import Array, Params
+from rsft_jax.types import Array, Params, record
 
 
-@chex.dataclass(frozen=True, kw_only=True, mappable_dataclass=False)
+@record
 class StepMetrics:
     """What one step did.
 
