@@ -305,7 +305,7 @@ def show_evaluations(console: Console, events: Iterable[Mapping[str, Any]]) -> N
             event["arm"],
             _with_interval(event, "reward"),
             _with_interval(event, "judge"),
-            _with_interval(event, "kl"),
+            event["kl_mean"],
             event["distinct_2"],
             event["self_bleu"],
             event["length_mean"],
