@@ -21,9 +21,12 @@ def at_most(k: int) -> SelectionRule:
     Behind another rule it caps what that one accepted, so that easy prompts do not fill the
     training set.
 
-    Law (EXACT): that of what it is given. Candidates are exchangeable, so their position says
-    nothing about them, and the first k accepted follow the law that all accepted do. (Keeping the
-    k best would not: it is another tilt on top.)
+    Law (EXACT): that of what it is given, behind rules that judge each candidate by itself or
+    never meet a tie. Candidates are exchangeable, so their position says nothing about them, and
+    the first k accepted follow the law that all accepted do. (Keeping the k best would not: it is
+    another tilt on top.) Behind `top_k` or `top_fraction` ties are the exception: which of the
+    equals came in was decided by position, and the first k are then not any k. Ask those rules for
+    fewer instead.
 
     Args:
       k: candidates accepted per prompt, in [1, N]. Static.

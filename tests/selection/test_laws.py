@@ -257,6 +257,17 @@ def test_at_most_keeps_the_law_of_what_it_is_given(draws):
     assert_rejects(counts_of(chain(rejected, best_of_n()), DEFAULT_DRAWS, 8), TILTED)
 
 
+def test_at_most_behind_top_k_with_ties_is_another_law():
+    # Of three with one 1 and two 0s, top_k(2) takes the 1 and the first 0: the 1 is in front of
+    # it with chance 1/3, though it is one of two.
+    verdicts = np.eye(3)  # the three places that the 1 can have
+    candidates = Candidates(rewards=verdicts, valid=np.ones(verdicts.shape, bool))
+    two = np.asarray(top_k(2).select(jax.random.key(0), candidates).accepted)
+    first = np.asarray(chain(top_k(2), at_most(1)).select(jax.random.key(0), candidates).accepted)
+    assert verdicts[two].mean() == pytest.approx(1 / 2)
+    assert verdicts[first].mean() == pytest.approx(1 / 3)
+
+
 def test_chain_of_exact_rules_has_the_law_of_both(draws):
     rule = chain(threshold(-0.5), statistical_rejection(BETA, max_reward=float(REWARD.max())))
     law = normalized(Q * np.exp(REWARD / BETA) * (REWARD >= -0.5))
