@@ -3,18 +3,19 @@
     python -m rsft_jax.experiments.benchmarks.selection
     python -m rsft_jax.experiments.benchmarks.selection --prompts 512 --candidates 1024
 
-A line for each rule: milliseconds a call (median of the repeats, and the fastest), what the same
-operation takes in NumPy and, where it is installed, in PyTorch, and the bandwidth that reading the
-rewards and writing the whole `Selection` comes to. The peers compute the mask alone; the rules
-also check their input and fill in weights, probabilities and reasons. Rules without a peer have
-none because nobody else offers the operation in one call.
+A line for each rule, in milliseconds a call: the whole `Selection`, which is checked and has
+weights, probabilities and reasons; the mask alone (what XLA leaves of the rule when nothing else is
+used); and the same mask in NumPy and, where it is installed, in PyTorch. Rule and peers take turns,
+and the figure is the fastest of the repeats, because whatever else runs on the machine only adds.
+The last column is the bandwidth that reading the rewards and writing the whole `Selection` comes
+to. Rules without a peer have none because nobody else offers the operation in one call.
 """
 
 import argparse
+import functools
 import importlib.util
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,10 +25,11 @@ import numpy as np
 from rsft_jax import selection as rules
 
 _BETA = 0.5
+_BOUND = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Times every rule and its peers, one after the other, in one process."""
+    """Times every rule and its peers in turn, in one process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=4096)
     parser.add_argument("--candidates", type=int, default=64)
@@ -37,24 +39,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     candidates = made_up_candidates(shape)
     rewards = np.asarray(candidates.rewards)
-    numpy = numpy_peers(rewards)
-    torch = torch_peers(rewards)
+    numpy, torch = numpy_peers(rewards), torch_peers(rewards)
     key = jax.random.key(0)
-    moved = rewards.nbytes + rewards.size * (1 + 1 + 4 + 4 + 4)  # valid in; the Selection out
+    moved = rewards.size * (4 + 1 + 1 + 4 + 4 + 4)  # rewards and valid in; the Selection out
     print(f"{shape[0]} prompts x {shape[1]} candidates, float32, {jax.devices()[0].platform}")
-    print(f"{'rule':36s} {'ms':>8s} {'fastest':>8s} {'NumPy':>8s} {'PyTorch':>8s} {'GB/s':>6s}")
+    print(f"{'rule':42s} {'ms':>6s} {'mask':>6s} {'NumPy':>6s} {'PyTorch':>7s} {'GB/s':>6s}")
     for rule in make_rules(shape[1]):
         name = ", ".join(rules.stage_names(rule))
-        median, fastest = milliseconds(rule.select, key, candidates, repeats=arguments.repeats)
-        family = name.split("(")[0]
-        peers = []
-        for peer in (numpy, torch):
-            known = family in peer
-            figure = milliseconds(peer[family], repeats=arguments.repeats)[0] if known else None
-            peers.append("" if figure is None else f"{figure:.2f}")
-        bandwidth = moved / median / 1e6
-        line = f"{name:36s} {median:8.2f} {fastest:8.2f} {peers[0]:>8s} {peers[1]:>8s}"
-        print(f"{line} {bandwidth:6.2f}")
+        calls = {
+            "whole": functools.partial(rule.select, key, candidates),
+            "mask": functools.partial(jax.jit(_mask_of(rule)), key, candidates),
+            "numpy": numpy.get(name),
+            "torch": torch.get(name),
+        }
+        taken = fastest_milliseconds(calls, repeats=arguments.repeats)
+        figures = {k: "" if ms is None else f"{ms:.2f}" for k, ms in taken.items()}
+        print(
+            f"{name:42s} {figures['whole']:>6s} {figures['mask']:>6s} {figures['numpy']:>6s} "
+            f"{figures['torch']:>7s} {moved / taken['whole'] / 1e6:6.2f}"
+        )
+
+
+def _mask_of(rule: rules.SelectionRule) -> Callable[..., jax.Array]:
+    return lambda key, candidates: rule.select(key, candidates).accepted
 
 
 def made_up_candidates(shape: tuple[int, int]) -> rules.Candidates:
@@ -73,22 +80,21 @@ def made_up_candidates(shape: tuple[int, int]) -> rules.Candidates:
 
 def make_rules(num_candidates: int) -> list[rules.SelectionRule]:
     """The rules that are timed, in the order of the README's table."""
-    few, many = max(1, num_candidates // 16), max(1, num_candidates // 4)
-    rejection = rules.statistical_rejection(_BETA, max_reward=5.0)
+    few, many = sizes(num_candidates)
     return [
+        rules.statistical_rejection(_BETA, max_reward=_BOUND),
+        rules.density_ratio(log_envelope=1.0),
+        rules.density_ratio(rate=0.3),
+        rules.threshold(0.5),
+        rules.correct(),
         rules.best_of_n(),
         rules.top_k(few),
         rules.top_k(many),
         rules.top_fraction(0.1),
         rules.top_fraction(0.1, scope="batch"),
         rules.quantile(0.9),
-        rules.threshold(0.5),
-        rules.correct(),
-        rejection,
-        rules.rso_finite(_BETA, few),
-        rules.density_ratio(log_envelope=1.0),
-        rules.density_ratio(rate=0.3),
         rules.importance_resample(few, _BETA),
+        rules.rso_finite(_BETA, few),
         rules.group_filter(0, 1),
         rules.unique(),
         rules.at_most(few),
@@ -97,11 +103,16 @@ def make_rules(num_candidates: int) -> list[rules.SelectionRule]:
     ]
 
 
+def sizes(num_candidates: int) -> tuple[int, int]:
+    """A small and a larger count of candidates to accept."""
+    return max(1, num_candidates // 16), max(1, num_candidates // 4)
+
+
 def numpy_peers(rewards: np.ndarray) -> dict[str, Callable[[], Any]]:
     """The same masks as one would write them in NumPy, by the rule's name."""
     random = np.random.default_rng(0)
     known = np.where(np.isfinite(rewards), rewards, -np.inf)
-    few = max(1, rewards.shape[1] // 16)
+    few, many = sizes(rewards.shape[1])
     tenth = max(1, round(rewards.shape[1] * 0.1))
 
     def mark(index: np.ndarray) -> np.ndarray:
@@ -109,21 +120,29 @@ def numpy_peers(rewards: np.ndarray) -> dict[str, Callable[[], Any]]:
         np.put_along_axis(mask, index, True, axis=1)
         return mask
 
-    def best(k: int) -> np.ndarray:
-        return mark(np.argpartition(-known, k - 1, axis=1)[:, :k])
+    def best(k: int, scores: np.ndarray = known) -> np.ndarray:
+        return mark(np.argpartition(-scores, k - 1, axis=1)[:, :k])
+
+    def best_of_batch() -> np.ndarray:
+        mask = np.zeros(known.size, bool)
+        mask[np.argpartition(-known.ravel(), known.size // 10)[: known.size // 10]] = True
+        return mask
 
     return {
+        f"statistical_rejection(beta={_BETA:g}, max_reward={_BOUND:g})": lambda: (
+            random.random(known.shape, np.float32) < np.exp((known - np.float32(_BOUND)) / _BETA)
+        ),
+        "threshold(0.5)": lambda: known >= 0.5,
         "best_of_n": lambda: mark(known.argmax(axis=1)[:, None]),
-        "top_k": lambda: best(few),
-        "top_fraction": lambda: best(tenth),
-        "quantile": lambda: known >= np.quantile(known, 0.9, axis=1, keepdims=True),
-        "threshold": lambda: known >= 0.5,
-        "statistical_rejection": lambda: (
-            random.random(known.shape, np.float32) < np.exp((known - np.float32(5)) / _BETA)
+        f"top_k({few})": lambda: best(few),
+        f"top_k({many})": lambda: best(many),
+        "top_fraction(0.1)": lambda: best(tenth),
+        "top_fraction(0.1, batch)": best_of_batch,
+        "quantile(0.9)": lambda: known >= np.quantile(known, 0.9, axis=1, keepdims=True),
+        f"importance_resample({few}, beta={_BETA:g})": lambda: best(
+            few, known / _BETA + random.gumbel(size=known.shape)
         ),
-        "importance_resample": lambda: mark(
-            np.argpartition(-(known / _BETA + random.gumbel(size=known.shape)), few - 1)[:, :few]
-        ),
+        f"random_control(top_k({few}))": lambda: best(few, random.random(known.shape)),
     }
 
 
@@ -134,34 +153,53 @@ def torch_peers(rewards: np.ndarray) -> dict[str, Callable[[], Any]]:
     import torch  # pyright: ignore[reportMissingImports]
 
     known = torch.from_numpy(np.where(np.isfinite(rewards), rewards, -np.inf))
-    few = max(1, rewards.shape[1] // 16)
+    few, many = sizes(rewards.shape[1])
     tenth = max(1, round(rewards.shape[1] * 0.1))
 
     def mark(index: Any) -> Any:
         return torch.zeros(known.shape, dtype=torch.bool).scatter_(1, index, True)
 
+    def best(k: int, scores: Any = known) -> Any:
+        return mark(scores.topk(k, dim=1).indices)
+
+    def best_of_batch() -> Any:
+        index = known.flatten().topk(known.numel() // 10).indices
+        return torch.zeros(known.numel(), dtype=torch.bool).scatter_(0, index, True)
+
     def gumbel() -> Any:
         return -torch.log(torch.empty_like(known).exponential_())
 
     return {
+        f"statistical_rejection(beta={_BETA:g}, max_reward={_BOUND:g})": lambda: (
+            torch.rand(known.shape) < torch.exp((known - _BOUND) / _BETA)
+        ),
+        "threshold(0.5)": lambda: known >= 0.5,
         "best_of_n": lambda: mark(known.argmax(dim=1, keepdim=True)),
-        "top_k": lambda: mark(known.topk(few, dim=1).indices),
-        "top_fraction": lambda: mark(known.topk(tenth, dim=1).indices),
-        "quantile": lambda: known >= torch.quantile(known, 0.9, dim=1, keepdim=True),
-        "threshold": lambda: known >= 0.5,
-        "statistical_rejection": lambda: torch.rand(known.shape) < torch.exp((known - 5) / _BETA),
-        "importance_resample": lambda: mark((known / _BETA + gumbel()).topk(few, dim=1).indices),
+        f"top_k({few})": lambda: best(few),
+        f"top_k({many})": lambda: best(many),
+        "top_fraction(0.1)": lambda: best(tenth),
+        "top_fraction(0.1, batch)": best_of_batch,
+        "quantile(0.9)": lambda: known >= torch.quantile(known, 0.9, dim=1, keepdim=True),
+        f"importance_resample({few}, beta={_BETA:g})": lambda: best(few, known / _BETA + gumbel()),
+        f"random_control(top_k({few}))": lambda: best(few, torch.rand(known.shape)),
     }
 
 
-def milliseconds(run: Callable[..., Any], *inputs: Any, repeats: int) -> tuple[float, float]:
-    """Median and smallest time of a call, after two that warm up and compile."""
-    taken = []
-    for _ in range(repeats + 2):
-        begun = time.perf_counter()
-        jax.block_until_ready(run(*inputs))
-        taken.append(1e3 * (time.perf_counter() - begun))
-    return statistics.median(taken[2:]), min(taken[2:])
+def fastest_milliseconds(
+    calls: Mapping[str, Callable[[], Any] | None], *, repeats: int
+) -> dict[str, Any]:
+    """The smallest time of each call, taken in turn; two calls each warm up and compile."""
+    taken: dict[str, Any] = dict.fromkeys(calls)
+    for repeat in range(repeats + 2):
+        for name, call in calls.items():
+            if call is None:
+                continue
+            begun = time.perf_counter()
+            jax.block_until_ready(call())
+            milliseconds = 1e3 * (time.perf_counter() - begun)
+            if repeat >= 2:
+                taken[name] = min(milliseconds, taken[name] or milliseconds)
+    return taken
 
 
 if __name__ == "__main__":
