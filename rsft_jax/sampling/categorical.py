@@ -89,6 +89,15 @@ def first_true(mask: Array) -> Array:
     return jnp.where(mask, places, n).min(axis=-1)
 
 
+def has_nan(values: Array) -> Array:
+    """Returns `[...]` bool, whether a row of `[..., V]` holds a NaN; infinities are no NaN.
+
+    A maximum cannot tell: XLA's CPU backend drops a NaN from one over a long axis. A sum keeps it,
+    and a sum of 1 / (1 + x^2) keeps nothing else; on long rows it takes half the time of `isnan`.
+    """
+    return jnp.isnan((1 / (1 + values * values)).sum(axis=-1))
+
+
 def pick_by_mass(mass: Array, threshold: Array, cumulative: Array | None = None) -> Array:
     """Returns `[B]` int32 the first place whose cumulative mass exceeds the threshold.
 
@@ -292,8 +301,7 @@ def greedy_token(logits: Array) -> Array:
     inside, place = take_block(flat, jnp.minimum(block, maxima.shape[1] - 1), -jnp.inf)
     within = first_true(inside == maximum[:, None])
     token = _take(place, jnp.minimum(within, place.shape[1] - 1))
-    # Asked for by name: XLA's maximum over a long axis drops a NaN on the CPU.
-    found = jnp.isfinite(maximum) & ~jnp.isnan(flat).any(axis=-1)
+    found = jnp.isfinite(maximum) & ~has_nan(flat)
     return jnp.where(found, token, -1).reshape(lead)
 
 

@@ -22,6 +22,7 @@ from rsft_jax.sampling.categorical import (
     block_reduce,
     categorical_cdf,
     draw_from_cdf,
+    has_nan,
 )
 from rsft_jax.sampling.draws import check_key, log_uniform, row_keys, unit_uniform
 from rsft_jax.types import Array, Numeric, PRNGKey, record
@@ -145,8 +146,7 @@ def _rejection_sample(key, proposal_logits, target_logits, log_envelope, *, max_
         # The normalisers of p and q cancel against those in the supremum: neither is needed.
         log_bound = supremum
         tolerance = jnp.zeros_like(supremum)
-        # Asked for by name: XLA's maximum over a long axis drops a NaN on the CPU.
-        tried = cdf.valid & jnp.isfinite(supremum) & ~jnp.isnan(target).any(axis=-1)
+        tried = cdf.valid & jnp.isfinite(supremum) & ~has_nan(target)
     else:
         target_cdf = categorical_cdf(target)
         log_envelope = jnp.broadcast_to(jnp.asarray(log_envelope, dtype), lead).reshape(-1)

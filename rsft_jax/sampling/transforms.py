@@ -22,6 +22,7 @@ from rsft_jax.sampling.categorical import (
     block_reduce,
     first_true,
     greedy_token,
+    has_nan,
     take_block,
 )
 from rsft_jax.types import Array
@@ -53,7 +54,7 @@ def temperature(logits: Array, value: float) -> Array:
     if value == 0:
         best = greedy_token(logits)[..., None]
         only = jnp.where(_ids(logits) == best, 0.0, -jnp.inf).astype(logits.dtype)
-        return _nan_rows(only, jnp.isnan(logits).any(axis=-1))
+        return _nan_rows(only, has_nan(logits))
     if value == 1:
         return logits
     return logits / jnp.asarray(value, logits.dtype)
@@ -170,7 +171,7 @@ def min_p(logits: Array, p: float) -> Array:
     maximum = logits.max(axis=-1, keepdims=True)
     floor = maximum + jnp.asarray(math.log(p), logits.dtype)
     kept = jnp.where(logits >= floor, logits, -jnp.inf)
-    return _nan_rows(kept, jnp.isnan(logits).any(axis=-1))
+    return _nan_rows(kept, has_nan(logits))
 
 
 def repetition_penalty(logits: Array, seen: Array, penalty: float) -> Array:
@@ -228,7 +229,6 @@ def allow_tokens(logits: Array, allowed: Array) -> Array:
 
 def _kth_largest(flat: Array, k: int) -> Array:
     """`[B]` the k-th largest value of each row of `[B, V]`; NaN for a row with a NaN."""
-    has_nan = block_reduce(lambda x: _count(jnp.isnan(x)), flat).sum(axis=-1) > 0
     if k <= _MAX_HEAP:  # a heap of k, one pass; its cost grows with k
         # Without the barrier XLA pulls the slice in and sorts the whole row instead.
         kth = jax.lax.optimization_barrier(jax.lax.top_k(flat, k))[0][:, -1]
@@ -240,7 +240,7 @@ def _kth_largest(flat: Array, k: int) -> Array:
             at_most_one=lambda _, rest: rest <= 1,
             lowest=-jnp.inf,
         )
-    return jnp.where(has_nan, jnp.nan, kth)
+    return jnp.where(has_nan(flat), jnp.nan, kth)
 
 
 def _least_kept(
@@ -336,9 +336,9 @@ def _keep_from(flat: Array, threshold: Array, ties: Array, key: Array | None = N
     return jnp.where(keep, flat, -jnp.inf)
 
 
-def _nan_rows(logits: Array, has_nan: Array) -> Array:
+def _nan_rows(logits: Array, broken: Array) -> Array:
     """Rows that cannot be ordered (a NaN among them) become NaN: nothing is drawn from them."""
-    return jnp.where(has_nan[..., None], jnp.nan, logits)
+    return jnp.where(broken[..., None], jnp.nan, logits)
 
 
 def _ids(logits: Array) -> Array:
