@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # A machine with an NVIDIA driver gets the CUDA build of jax, every other one the small CPU build.
 ACCELERATOR := $(if $(shell command -v nvidia-smi 2>/dev/null),cuda12,cpu)
 
+# Most of a test is compiling on one core; the files of the suite are shared out to two processes.
+PARALLEL ?= -n 2 --dist loadfile
+
 .PHONY: run test test-slow lint bench clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
@@ -21,10 +24,10 @@ run: $(VENV)/.installed
 	$(BIN)/rsft run experiment=stories $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,139 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rsft_jax.generation import Completions
+from rsft_jax.rounds import OffPolicyError, as_candidates, collect, run_rounds
+from rsft_jax.selection import best_of_n, statistical_rejection, threshold
+from tests.gates import assert_law, assert_rejects
+
+CELLS = 4
+PROMPTS = 2_000
+MANY = 25_000
+REWARDS = jnp.array([0.0, 0.3, 0.6, 1.0])
+BETA = 0.7
+
+
+def _propose(key, logits, prompts):
+    return jax.random.categorical(key, logits, shape=(prompts, 8))
+
+
+def _score(prompts, values):
+    return REWARDS[values]
+
+
+def _fit(key, logits, prompts, values, weights):
+    """The maximum-likelihood policy of the accepted samples: training to its optimum."""
+    mass = jnp.zeros(CELLS).at[values.ravel()].add(weights.ravel())
+    return jnp.log(mass / mass.sum()), {"mass": float(mass.sum())}
+
+
+def _run(key=0, propose=_propose, state=None, **options):
+    options = {
+        "prompts": lambda t: PROMPTS,
+        "score": _score,
+        "rule": statistical_rejection(BETA, max_reward=1.0),
+        "improve": _fit,
+        "num_rounds": 2,
+    } | options
+    start = jnp.log(jnp.full(CELLS, 1 / CELLS)) if state is None else state
+    return run_rounds(jax.random.key(key), start, propose=propose, **options)
+
+
+def _counts(report):
+    chosen = np.asarray(report.collected.completions)[report.collected.selection.accepted]
+    return np.bincount(chosen, minlength=CELLS)
+
+
+def _tilted(power):
+    law = np.exp(power * np.asarray(REWARDS) / BETA)
+    return law / law.sum()
+
+
+def test_two_rounds_from_the_current_policy_reach_the_twice_tilted_law():
+    many = {"prompts": lambda t: MANY}
+    first, second = _run(**many)
+    assert_law(_counts(first), _tilted(1))
+    # The second round's proposal is the fitted policy, itself a sample: its own law is exact.
+    proposal = np.asarray(jax.nn.softmax(first.state))
+    once_more = proposal * np.exp(np.asarray(REWARDS) / BETA)
+    assert_law(_counts(second), once_more / once_more.sum())
+    assert np.abs(np.asarray(jax.nn.softmax(second.state)) - _tilted(2)).max() < 0.01
+    # The mutant: samples from the policy before the first round.
+    stale = list(
+        _run(propose=lambda key, _, prompts: _propose(key, jnp.zeros(CELLS), prompts), **many)
+    )
+    assert_rejects(_counts(stale[1]), once_more / once_more.sum())
+    assert np.abs(np.asarray(jax.nn.softmax(stale[1].state)) - _tilted(2)).max() > 0.05
+
+
+def test_a_run_continued_after_a_round_is_the_uninterrupted_run():
+    whole = list(_run(num_rounds=3))
+    again = list(_run(num_rounds=3, first_round=2, state=whole[0].state))
+    assert [report.round for report in again] == [2, 3]
+    np.testing.assert_array_equal(again[-1].state, whole[-1].state)
+    assert (np.asarray(_run(key=1).__next__().state) != np.asarray(whole[0].state)).any()
+
+
+def test_rounds_do_not_share_randomness():
+    first, second = _run(improve=lambda key, state, *_: (state, {}))
+    a, b = (np.asarray(r.collected.completions) for r in (first, second))
+    assert np.mean(a == b) < 0.3  # a quarter agrees by chance
+
+
+def test_a_round_that_accepts_nothing_makes_no_update():
+    (report,) = _run(rule=threshold(2.0), num_rounds=1, improve=None)
+    assert report.num_accepted == 0
+    assert report.metrics == {}
+    np.testing.assert_array_equal(report.state, np.log(np.full(CELLS, 1 / CELLS, np.float32)))
+
+
+def test_weights_of_rejected_candidates_are_zero_whatever_their_log_weight():
+    collected = collect(
+        jax.random.key(0), jnp.zeros(CELLS), 50,
+        propose=_propose, score=lambda p, x: jnp.where(x == 1, jnp.nan, REWARDS[x]),
+        rule=best_of_n(),
+    )  # fmt: skip
+    weights = np.asarray(collected.weights)
+    accepted = np.asarray(collected.selection.accepted)
+    assert (weights[~accepted] == 0).all()
+    assert (weights[accepted] == 1).all()
+    assert not (np.asarray(collected.completions)[accepted] == 1).any()
+
+
+def test_the_run_stops_when_sampler_and_trainer_disagree():
+    assert next(_run(check=lambda *_: 0.004)).gap == 0.004
+    for gap in (0.02, float("nan")):
+        with pytest.raises(OffPolicyError, match=r"round 1: .* nats"):
+            next(_run(check=lambda *_, gap=gap: gap))
+
+
+def test_candidates_know_what_completions_know():
+    shape = (2, 3)
+    completions = Completions(
+        tokens=jnp.zeros((*shape, 4), jnp.int32),
+        lengths=jnp.full(shape, 4),
+        log_probs=jnp.full((*shape, 4), -0.5),
+        finished=jnp.ones(shape, bool),
+        failed=jnp.array([[True, False, False], [False, False, False]]),
+    )
+    candidates = as_candidates(completions, jnp.zeros(shape))
+    np.testing.assert_array_equal(candidates.valid, ~completions.failed)
+    np.testing.assert_allclose(candidates.log_proposal, -2.0)
+    assert as_candidates(object(), jnp.zeros(shape)).log_proposal is None
+
+
+def test_collect_jits_and_vmaps_over_seeds_and_hyperparameters():
+    def accepted(key, beta):
+        collected = collect(
+            key, jnp.zeros(CELLS), 16,
+            propose=_propose, score=_score, rule=statistical_rejection(beta, max_reward=1.0),
+        )  # fmt: skip
+        return collected.selection.accepted
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    betas = jnp.linspace(0.2, 1.0, 5)
+    batched = jax.jit(jax.vmap(accepted))(keys, betas)
+    for i in range(5):
+        np.testing.assert_array_equal(batched[i], accepted(keys[i], betas[i]))
