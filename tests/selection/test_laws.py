@@ -20,6 +20,7 @@ from rsft_jax.selection import (
     importance_resample,
     random_control,
     rejection,
+    resampling,
     rso_finite,
     statistical_rejection,
     threshold,
@@ -429,6 +430,16 @@ def test_control_accepts_as_many_as_its_rule_with_the_same_key():
         assert not np.array_equal(control.accepted, rule.select(key, candidates).accepted)
 
 
+def test_control_tosses_coins_of_its_own():
+    candidates = Candidates(rewards=np.zeros((5000, 8)), valid=np.ones((5000, 8), bool))
+    coin = statistical_rejection(1.0, max_reward=math.log(2))  # accepts each with 1/2
+    accepted = np.asarray(coin.select(jax.random.key(0), candidates).accepted)
+    control = np.asarray(random_control(coin).select(jax.random.key(0), candidates).accepted)
+    # c of 8 chosen at random meet c of 8 in c / 8 of the cases: E c^2 / (8 E c) = 18 / 32. With
+    # the rule's own coins the smallest of them would be those that it accepted: all.
+    assert 0.54 < (accepted & control).sum() / control.sum() < 0.585
+
+
 def test_group_filter_keeps_a_prompt_as_often_as_it_says():
     rate, n, prompts = 0.4, 4, DEFAULT_DRAWS
     verdicts = np.random.default_rng(0).random((prompts, n)) < rate
@@ -477,6 +488,24 @@ def test_smallest_and_largest_uniform_decide_strictly(monkeypatch, log_uniform, 
     )
     selection = density_ratio(log_envelope=0.0).select(jax.random.key(0), candidates)
     assert selection.accepted.tolist() == [accepted]
+
+
+def test_resampling_never_draws_a_weight_of_zero(monkeypatch):
+    rewards = jnp.array([[-1e30, 0.0, -1e30, 0.0, -1e30]])
+    candidates = Candidates(rewards=rewards, valid=jnp.ones((1, 5), bool))
+    for log_uniform, drawn in ((-np.inf, 1), (np.log1p(-(2.0**-24)), 3)):
+        monkeypatch.setattr(
+            resampling,
+            "log_uniform",
+            lambda bits, value=log_uniform: jnp.full(bits.shape[:-1], value, jnp.float32),
+        )
+        rule = importance_resample(3, BETA, replace=True)
+        selection = rule.select(jax.random.key(0), candidates)
+        assert np.flatnonzero(selection.accepted[0]).tolist() == [drawn]
+    monkeypatch.undo()
+    # And without replacement two are accepted where three were wanted.
+    selection = importance_resample(3, BETA).select(jax.random.key(0), candidates)
+    assert np.flatnonzero(selection.accepted[0]).tolist() == [1, 3]
 
 
 def test_small_probabilities_are_resolved():
