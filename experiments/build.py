@@ -1,18 +1,19 @@
 """Turns settings into the objects of the library: one small function for each part."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from rsft_jax import selection as rules
 from rsft_jax import training
 from rsft_jax.data import Prompt, read_prompts
 from rsft_jax.data.tokenizer import Tokenizer
-from rsft_jax.experiments import schema
-from rsft_jax.experiments.errors import ConfigError
+from rsft_jax.experiments import assets, schema, tiny
+from rsft_jax.experiments.errors import ConfigError, shown
 from rsft_jax.generation import SamplingParams
+from rsft_jax.interop import Pretrained, load_pretrained
 from rsft_jax.rewards import (
     WeightedSum,
     length_penalty,
@@ -27,19 +28,24 @@ from rsft_jax.types import PRNGKey, RewardFn
 _STORIES = Path(__file__).with_name("data") / "stories.jsonl"
 
 
-def load_policy(policy: schema.PolicyConfig) -> Any:
-    """Loads the model, its parameters and its tokenizer; fetches a pinned file when needed."""
-    import jax.numpy as jnp
+def load_policy(policy: schema.PolicyConfig) -> Pretrained:
+    """Loads the model, its parameters and its tokenizer; fetches a pinned file when needed.
 
-    from rsft_jax.experiments import assets, tiny
-    from rsft_jax.interop import load_pretrained
-
+    Raises:
+      ConfigError: the asset is unknown, or the file is missing, damaged or of no known kind.
+    """
     dtype = jnp.dtype(policy.dtype)
     if policy.asset == "tiny-random":
         return tiny.random_policy(dtype)
     if policy.asset is not None:
+        if policy.asset not in assets.ASSETS:
+            known = ", ".join([*assets.ASSETS, "tiny-random"])
+            raise ConfigError(f"policy.asset: {shown(policy.asset)}; known assets: {known}")
         return load_pretrained(assets.fetch(policy.asset), dtype=dtype)
-    return load_pretrained(Path(str(policy.path)), dtype=dtype)
+    try:
+        return load_pretrained(Path(str(policy.path)), dtype=dtype)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"policy.path: {shown(policy.path)}; {error}") from None
 
 
 def load_prompt_split(data: schema.DataConfig, *, heldout: bool) -> list[Prompt]:

@@ -153,7 +153,7 @@ def _apply(state: TrainState, grads: Params, terms: LossTerms) -> tuple[TrainSta
 
     grads = jax.tree.map(lambda g: mean(g, terms.count), grads)
     loss = mean(terms.total, terms.count)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
     new = state.replace(
         step=state.step + 1,
@@ -164,7 +164,7 @@ def _apply(state: TrainState, grads: Params, terms: LossTerms) -> tuple[TrainSta
     # A selection and not a branch: it joins the update's own pass over the donated buffers.
     accepted = finite & (terms.num_tokens > 0)
     new = jax.tree.map(lambda ours, old: jnp.where(accepted, ours, old), new, state)
-    update_norm = optax.global_norm(updates)
+    update_norm = optax.tree.norm(updates)
     return new, StepMetrics(
         loss=loss,
         grad_norm=grad_norm,
