@@ -26,7 +26,7 @@ from rsft_jax.rollouts import write_rollouts
 from rsft_jax.rounds import RoundReport, run_rounds
 from rsft_jax.sampling import acceptance_rate, effective_sample_size
 from rsft_jax.selection import SelectionRule, random_control
-from rsft_jax.training import Checkpoints, TrainState
+from rsft_jax.training import CheckpointError, Checkpoints, TrainState
 from rsft_jax.types import PRNGKey
 
 _SAVED = ("step", "params", "opt_state")  # fields of a train state that a checkpoint holds
@@ -40,7 +40,7 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
     rules = {"policy": rule} | ({"control": random_control(rule)} if config.control else {})
     states = {arm: task.new_state() for arm in rules}
     with Checkpoints(folder.checkpoints, max_to_keep=config.checkpoint.keep) as checkpoints:
-        done, states = restore(checkpoints, folder, states)
+        done, states = restore(checkpoints, folder, task, states)
         if done == 0:
             log_evaluation(task, folder, "policy", 0, task.evaluate(task.initial, "policy", 0))
         code = ExitCode.OK
@@ -56,7 +56,7 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
             for arm, state in states.items():
                 evaluated = task.evaluate(state, arm, number)
                 log_evaluation(task, folder, arm, number, evaluated)
-            save(checkpoints, folder, number, states)
+            save(checkpoints, folder, task, number, states)
             show_round(console, events)
     show_evaluations(console, (e for e in folder.events() if e["event"] == "evaluation"))
     return code
@@ -128,9 +128,14 @@ class _FirstDraw:
 def round_prompts(task: Task, round_: int) -> PromptBatch:
     """The prompts of a round: the next ones of a shuffled, endless pass over the training set."""
     size, num = len(task.train.prompts), task.config.rounds.prompts_per_round
-    cursor = PromptCursor(*divmod((round_ - 1) * num, size))
-    places, _ = take(cursor, num, size=size, seed=task.config.seed)
+    places, _ = take(round_cursor(task, round_), num, size=size, seed=task.config.seed)
     return task.train.take(places)
+
+
+def round_cursor(task: Task, round_: int) -> PromptCursor:
+    """Where a round begins in the pass over the training set."""
+    before = (round_ - 1) * task.config.rounds.prompts_per_round
+    return PromptCursor(*divmod(before, len(task.train.prompts)))
 
 
 def log_round(
@@ -231,43 +236,65 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def save(
-    checkpoints: Checkpoints, folder: RunFolder, round_: int, states: Mapping[str, TrainState]
+    checkpoints: Checkpoints,
+    folder: RunFolder,
+    task: Task,
+    round_: int,
+    states: Mapping[str, TrainState],
 ) -> None:
     """Writes what a resumed run needs; only then does the round count as done."""
-    arrays = {
-        f"{arm}-{name}": getattr(state, name) for arm, state in states.items() for name in _SAVED
-    }
-    checkpoints.save(round_, arrays, {"round": round_, "arms": list(states)})
+    arrays = _saved_items(task, states)
+    cursor = round_cursor(task, round_ + 1)._asdict()
+    checkpoints.save(round_, arrays, {"round": round_, "arms": list(states), "cursor": cursor})
     folder.update(rounds_done=round_)
 
 
 def restore(
-    checkpoints: Checkpoints, folder: RunFolder, states: Mapping[str, TrainState]
+    checkpoints: Checkpoints, folder: RunFolder, task: Task, states: Mapping[str, TrainState]
 ) -> tuple[int, dict[str, TrainState]]:
-    """The number of the last complete round and the states after it; (0, states) at the start.
-
-    Keys and the place among the prompts are functions of the seed and the round, so the round is
-    all that has to be kept of them.
-    """
+    """The number of the last complete round and the states after it; (0, states) at the start."""
     if not folder.resumed:
         return 0, dict(states)
-    done, states = load_states(checkpoints, states)
+    done, states = load_states(checkpoints, task, states)
     folder.rewind(done if done else -1)
     return done, states
 
 
 def load_states(
-    checkpoints: Checkpoints, states: Mapping[str, TrainState]
+    checkpoints: Checkpoints, task: Task, states: Mapping[str, TrainState]
 ) -> tuple[int, dict[str, TrainState]]:
-    """The last checkpoint's round and states; (0, states) where there is none."""
-    wanted = {f"{arm}-{name}": getattr(states[arm], name) for arm in states for name in _SAVED}
-    found = checkpoints.restore(wanted)
+    """The last checkpoint's round and states; (0, states) where there is none.
+
+    Raises:
+      CheckpointError: also when the checkpoint's keys or place among the prompts are not those
+        that this run would go on with.
+    """
+    found = checkpoints.restore(_saved_items(task, states))
     if found is None:
         return 0, dict(states)
-    return found.meta["round"], {
+    done = found.meta["round"]
+    expected = round_cursor(task, done + 1)._asdict()
+    if found.meta["cursor"] != expected:
+        raise CheckpointError(
+            f"the checkpoint goes on at prompt {found.meta['cursor']}, this run at {expected}"
+        )
+    for name, key in task.keys.items():
+        if not bool(
+            (jax.random.key_data(found.arrays["keys"][name]) == jax.random.key_data(key)).all()
+        ):
+            raise CheckpointError(f"the checkpoint's key {name!r} is that of another seed")
+    return done, {
         arm: state.replace(**{name: found.arrays[f"{arm}-{name}"] for name in _SAVED})
         for arm, state in states.items()
     }
+
+
+def _saved_items(task: Task, states: Mapping[str, TrainState]) -> dict[str, Any]:
+    """What a checkpoint holds of a run: every arm's train state, and the keys."""
+    items: dict[str, Any] = {
+        f"{arm}-{name}": getattr(state, name) for arm, state in states.items() for name in _SAVED
+    }
+    return items | {"keys": dict(task.keys)}
 
 
 def explain_empty(task: Task, report: RoundReport) -> ExitCode:
@@ -334,7 +361,7 @@ def evaluate_folder(path: Path) -> ExitCode:
     task = make_task(config, console)
     arms = ("policy", "control") if config.control else ("policy",)
     with Checkpoints(folder.checkpoints) as checkpoints:
-        done, states = load_states(checkpoints, {arm: task.new_state() for arm in arms})
+        done, states = load_states(checkpoints, task, {arm: task.new_state() for arm in arms})
     events = [
         evaluation_event(task, arm, done, task.evaluate(state, arm, done))
         for arm, state in states.items()

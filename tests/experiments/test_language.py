@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from rsft_jax.experiments.run_folder import open_run_folder
 from rsft_jax.rewards import as_rewards, weighted_sum
 from rsft_jax.rollouts import read_rollouts
 from rsft_jax.rounds import OffPolicyError
-from rsft_jax.training import Checkpoints
+from rsft_jax.training import CheckpointError, Checkpoints
 
 SMOKE = ["experiment=smoke", "evaluation.bootstrap_samples=50"]
 
@@ -29,14 +30,12 @@ def saved(folder, *overrides):
     shared = task.make_task(config, language.Console())
     states = {arm: shared.new_state() for arm in ("policy", "control")}
     with Checkpoints(folder.checkpoints) as checkpoints:
-        done, states = language.load_states(checkpoints, states)
+        done, states = language.load_states(checkpoints, shared, states)
     fields = {
         (arm, name): getattr(state, name)
         for arm, state in states.items()
         for name in ("step", "params", "opt_state")
     }
-    import jax
-
     return done, [np.asarray(leaf) for leaf in jax.tree.leaves(fields)]
 
 
@@ -93,8 +92,8 @@ def test_the_control_draws_the_same_first_candidates_and_keeps_as_many_by_coin(w
 def test_a_run_that_stops_after_a_round_resumes_to_the_same_bits(whole, tmp_path, monkeypatch):
     real_save = language.save
 
-    def save_and_stop(checkpoints, folder, round_, states):
-        real_save(checkpoints, folder, round_, states)
+    def save_and_stop(*arguments):
+        real_save(*arguments)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(language, "save", save_and_stop)
@@ -112,6 +111,12 @@ def test_a_run_that_stops_after_a_round_resumes_to_the_same_bits(whole, tmp_path
     assert len(arrays) == len(expected) > 20
     for ours, theirs in zip(arrays, expected):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_checkpoint_of_another_seed_or_place_is_refused(whole):
+    for override, message in (("seed=1", "another seed"), ("rounds.prompts_per_round=5", "prompt")):
+        with pytest.raises(CheckpointError, match=message):
+            saved(whole, override)
 
 
 def test_another_seed_is_another_run(whole, tmp_path):
@@ -158,8 +163,6 @@ def test_a_sampler_that_is_not_the_trainers_policy_stops_the_run(tmp_path, monke
     real = task.Task.draw
 
     def other_policy(self, key, state, batch, num, *, stage):
-        import jax
-
         shifted = jax.tree.map(lambda leaf: leaf + 0.3, state.params)
         return real(self, key, state.replace(params=shifted), batch, num, stage=stage)
 
