@@ -1,4 +1,7 @@
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
@@ -20,6 +23,7 @@ MESHES = {
     "tensor": {"data": 4, "tensor": 2},
     "fsdp+tensor": {"data": 2, "fsdp": 2, "tensor": 2},
 }
+TX = make_optimizer("sgd", learning_rate=0.1, momentum=0.9)
 PARTS = {
     "all": all_parameters(),
     "lora": lora(jax.random.key(5), rank=2),
@@ -27,28 +31,35 @@ PARTS = {
 }
 
 
-def _train(part, tx, shardings=None, steps=3):
-    model = Transformer(part.model(CONFIG))
-    state, frozen = create_train_state(model, part, make_params(), tx, shardings=shardings)
+def _double():
+    """Everything in float64: a wrong reduction is then no matter of rounding."""
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), make_params())
+    return dataclasses.replace(CONFIG, dtype=jnp.float64), params
+
+
+def _train(part, shardings=None):
+    config, params = _double()
+    model = Transformer(part.model(config))
+    state, frozen = create_train_state(model, part, params, TX, shardings=shardings)
     step = make_train_step(model, part, shardings=shardings)
     losses = []
-    for seed in range(steps):
+    for seed in range(2):
         state, metrics = step(state, frozen, make_batch(seed=seed))
         losses.append(float(metrics.loss))
     assert step._cache_size() == 1
     return state, frozen, losses
 
 
-def _shardings(part, tx, mesh, rules):
-    model = Transformer(part.model(CONFIG))
+def _shardings(part, tx, mesh, rules, config=CONFIG):
+    model = Transformer(part.model(config))
     state, frozen = abstract_train_state(model, part, make_params(), tx)
     return train_shardings(mesh, rules, model, state, frozen)
 
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    tx = make_optimizer("sgd", learning_rate=0.5, momentum=0.9)
-    return {name: _train(part, tx) for name, part in PARTS.items()}
+    with jax.enable_x64(True):
+        return {name: _train(part) for name, part in PARTS.items()}
 
 
 @pytest.mark.parametrize(
@@ -56,13 +67,14 @@ def on_one_device():
     [*((rules, "all") for rules in RULES), ("fsdp+tensor", "lora"), ("fsdp", "last")],
 )
 def test_eight_devices_equal_one(on_one_device, rules, name):
-    tx = make_optimizer("sgd", learning_rate=0.5, momentum=0.9)
-    shardings = _shardings(PARTS[name], tx, make_mesh(**MESHES[rules]), rules)
-    state, frozen, losses = _train(PARTS[name], tx, shardings)
+    with jax.enable_x64(True):
+        mesh = make_mesh(**MESHES[rules])
+        shardings = _shardings(PARTS[name], TX, mesh, rules, _double()[0])
+        state, frozen, losses = _train(PARTS[name], shardings)
     one_state, one_frozen, one_losses = on_one_device[name]
-    np.testing.assert_allclose(losses, one_losses, rtol=1e-6)
+    np.testing.assert_allclose(losses, one_losses, rtol=1e-12)
     for ours, theirs in ((state.params, one_state.params), (frozen, one_frozen)):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, theirs)
     divided = [leaf for leaf in jax.tree.leaves(state) if not leaf.sharding.is_fully_replicated]
     assert bool(divided) == (rules != "replicated")
 

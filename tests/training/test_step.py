@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,8 +169,10 @@ def test_two_arms_share_the_frozen_parameters():
 def test_remat_changes_no_number():
     results = []
     for remat in (False, True):
-        model = Transformer(dataclasses.replace(MODEL.config, remat=remat))
-        state, frozen = create_train_state(model, PART, make_params(), SGD)
-        state, _ = make_train_step(model, PART)(state, frozen, make_batch())
+        part = all_parameters(remat=remat)
+        model = Transformer(part.model(CONFIG))
+        assert model.config.remat == remat
+        state, frozen = create_train_state(model, part, make_params(), SGD)
+        state, _ = make_train_step(model, part)(state, frozen, make_batch())
         results.append(state.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *results)

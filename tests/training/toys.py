@@ -27,7 +27,9 @@ def make_params(config: TransformerConfig = CONFIG, seed: int = 0) -> Params:
     params = meta.unbox(Transformer(config).init(jax.random.key(seed), ids, ids))["params"]
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    moved = [leaf + 0.1 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves)]
+    moved = [
+        leaf + 0.1 * jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves)
+    ]
     return jax.tree.unflatten(structure, moved)
 
 
