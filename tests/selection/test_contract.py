@@ -72,8 +72,29 @@ RULES = PER_PROMPT | BATCH
 ANY_PROMPTS = {name: rule for name, rule in PER_PROMPT.items() if not name.endswith("_each")}
 
 
-def each(rules):
-    return pytest.mark.parametrize("rule", rules.values(), ids=rules.keys())
+# One of each kind of computation. What compiles anew for every rule tries the others when slow.
+QUICK = {
+    "best_of_n",
+    "top_2",
+    "quantile",
+    "unique",
+    "statistical_rejection",
+    "rso_finite",
+    "density_ratio_rate",
+    "importance_resample",
+    "chain",
+    "top_fraction_batch",
+}
+
+
+def each(rules, quick=None):
+    """Parametrises a test over rules; those not in `quick` only in the slow suite."""
+    names = set(rules) if quick is None else quick
+    params = [
+        pytest.param(rule, id=name, marks=() if name in names else pytest.mark.slow)
+        for name, rule in rules.items()
+    ]
+    return pytest.mark.parametrize("rule", params)
 
 
 def make_candidates(seed=0, prompts=P, num=N, dtype=np.float32):
@@ -166,7 +187,7 @@ def test_rule_ignores_what_invalid_candidates_hold(rule):
     assert_same(rule.select(KEY, candidates), rule.select(KEY, other))
 
 
-@each(RULES)
+@each(RULES, QUICK)
 def test_rule_is_the_same_without_jit_and_within_it(rule):
     candidates = make_candidates()
     selection = rule.select(KEY, candidates)
@@ -175,7 +196,7 @@ def test_rule_is_the_same_without_jit_and_within_it(rule):
         assert_same(selection, rule.select(KEY, candidates), exact=False)
 
 
-@each(RULES)
+@each(RULES, QUICK)
 def test_rule_vmapped_is_a_loop(rule):
     keys = jax.random.split(KEY, 3)
     stack = [make_candidates(seed) for seed in range(3)]
@@ -184,7 +205,7 @@ def test_rule_vmapped_is_a_loop(rule):
         assert_same(rows(together, i), rule.select(keys[i], candidates), exact=False)
 
 
-@each(RULES)
+@each(RULES, QUICK)
 def test_rule_scans(rule):
     candidates = make_candidates()
 
@@ -215,7 +236,7 @@ def test_trace_counter_sees_a_trace():
     assert [name for name in _traces[before:] if "trace" in name]
 
 
-@each(RULES)
+@each(RULES, QUICK)
 def test_rule_takes_numpy_arrays_and_integer_rewards(rule):
     candidates = jax.tree.map(np.asarray, make_candidates())
     whole = np.round(np.nan_to_num(candidates.rewards, posinf=1, neginf=0)).astype(np.int32)
@@ -223,7 +244,7 @@ def test_rule_takes_numpy_arrays_and_integer_rewards(rule):
     assert_same(rule.select(KEY, candidates.replace(rewards=whole)), as_floats)
 
 
-@each(RULES)
+@each(RULES, QUICK)
 def test_rule_works_in_double_precision(rule):
     with jax.enable_x64(True):
         selection = rule.select(jax.random.key(7), make_candidates(dtype=np.float64))
@@ -287,7 +308,7 @@ def test_prompts_are_numbered_in_order_by_default(rule):
     assert_same(rule.select(KEY, numbered), rule.select(KEY, candidates.replace(prompt_ids=None)))
 
 
-@each({k: r for k, r in RULES.items() if k != "top_n"})
+@each({k: r for k, r in RULES.items() if k != "top_n"}, QUICK)
 def test_padding_of_candidates_changes_nothing(rule):
     candidates = make_candidates()
 
@@ -404,7 +425,7 @@ def test_rule_refuses_wrong_shapes(rule):
 
 
 @pytest.mark.multi_device
-@each(ANY_PROMPTS)
+@each(ANY_PROMPTS, QUICK)
 def test_rule_sharded_over_prompts_is_the_rule(rule):
     candidates = make_candidates()
     sharded = sharded_select(rule)(KEY, candidates)
