@@ -212,6 +212,7 @@ def draw_from_cdf(
     return jnp.where(cdf.valid, token, -1)
 
 
+@jax.jit
 def sample_categorical_with_log_prob(uniform: Array, logits: Array) -> tuple[Array, Array]:
     """Draws one token per row, and returns its log probability from the same pass.
 
@@ -278,6 +279,7 @@ def sample_categorical(uniform: Array, logits: Array) -> Array:
     return sample_categorical_with_log_prob(uniform, logits)[0]
 
 
+@jax.jit
 def greedy_token(logits: Array) -> Array:
     """Returns the token with the largest logit of each row; ties go to the lowest id.
 

@@ -4,6 +4,7 @@
 the vocabulary. `squeeze` decides most draws by cheap bounds and calls a dear score for the rest.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -63,7 +64,8 @@ def constrained_sample(
       logits: `[..., V]` unnormalised log probabilities; -inf marks a masked token.
       allows: takes `[...]` int32 tokens, one for each row, and returns `[...]` bool. Pure JAX, and
         the same answer for the same row and token; for a parser on the host, wrap it in
-        `jax.pure_callback`. It is called for all rows at once until none needs it.
+        `jax.pure_callback`. It is called for all rows at once until none needs it. Static: give
+        the same function again, and nothing is traced again.
       max_checks: calls per row before giving up, at least 1. Static.
       num_accepts: m, accepted draws used for the weight. Static.
 
@@ -87,6 +89,13 @@ def constrained_sample(
         raise ValueError(f"max_checks must be >= 1; got {max_checks}")
     if num_accepts < 1:
         raise ValueError(f"num_accepts must be >= 1; got {num_accepts}")
+    return _constrained_sample(
+        key, logits, allows=allows, max_checks=int(max_checks), num_accepts=int(num_accepts)
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("allows", "max_checks", "num_accepts"))
+def _constrained_sample(key, logits, *, allows, max_checks, num_accepts):
     lead, vocab_size = logits.shape[:-1], logits.shape[-1]
     flat = logits.astype(jnp.float32).reshape(-1, vocab_size)
     rows = flat.shape[0]
@@ -198,6 +207,7 @@ def squeeze(
       log_upper: `[B]` log U in nats; 0 for none.
       score: takes `[chunk]` int32 indices of draws and returns `[chunk]` log A in nats. It is
         called for the undecided draws, `chunk` at a time (the last index is repeated to fill).
+        Static.
       chunk: draws scored at a time, at least 1. Static.
 
     Returns:
@@ -218,6 +228,11 @@ def squeeze(
     check_key(key)
     if chunk < 1:
         raise ValueError(f"chunk must be >= 1; got {chunk}")
+    return _squeeze(key, log_lower, log_upper, score=score, chunk=int(chunk))
+
+
+@functools.partial(jax.jit, static_argnames=("score", "chunk"))
+def _squeeze(key, log_lower, log_upper, *, score, chunk):
     (rows,) = log_lower.shape
     chunk = min(chunk, rows)
     bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(row_keys(key, rows))

@@ -35,6 +35,11 @@ def log_envelope_supremum(proposal_logits: Array, target_logits: Array) -> Array
             f"{proposal_logits.shape[-1]} and {target_logits.shape[-1]} tokens"
         )
     chex.assert_equal_shape([proposal_logits, target_logits])
+    return _log_envelope_supremum(proposal_logits, target_logits)
+
+
+@jax.jit
+def _log_envelope_supremum(proposal_logits, target_logits):
     lead, vocab_size = proposal_logits.shape[:-1], proposal_logits.shape[-1]
     dtype = computed_dtype(proposal_logits, target_logits)
     proposal = proposal_logits.astype(dtype).reshape(-1, vocab_size)
@@ -98,6 +103,11 @@ def log_envelope_for_rate(log_ratios: Array, rate: Numeric) -> BudgetedEnvelope:
     if isinstance(rate, int | float) and not 0 < rate <= 1:
         raise ValueError(f"rate must be in (0, 1]; got {rate}")
     chex.assert_rank(log_ratios, 1)
+    return _log_envelope_for_rate(log_ratios, rate)
+
+
+@jax.jit
+def _log_envelope_for_rate(log_ratios, rate):
     log_ratios = _as_float(log_ratios)
     dtype = log_ratios.dtype
     counted = ~jnp.isnan(log_ratios)
@@ -192,6 +202,7 @@ class EmpiricalEnvelope(NamedTuple):
         )
 
     @staticmethod
+    @jax.jit
     def update(state: EmpiricalEnvelopeState, log_ratios: Array) -> EmpiricalEnvelopeState:
         """Returns the state after `[...]` more log ratios, in their order; NaN ones are skipped."""
         flat = _as_float(log_ratios).reshape(-1).astype(state.log_envelope.dtype)

@@ -1,5 +1,7 @@
 """Importance resampling and rejection control: other ways from proposal draws to a target."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -48,7 +50,12 @@ def importance_resample(
     if num < 1 or (most is not None and num > most):
         allowed = ">= 1" if most is None else f"in [1, {most}] without replacement"
         raise ValueError(f"num must be {allowed}; got {num}")
-    lead = log_weights.shape[:-1]
+    return _importance_resample(key, log_weights, num=int(num), replacement=bool(replacement))
+
+
+@functools.partial(jax.jit, static_argnames=("num", "replacement"))
+def _importance_resample(key, log_weights, *, num, replacement):
+    lead, available = log_weights.shape[:-1], log_weights.shape[-1]
     flat = log_weights.reshape(-1, available).astype(jnp.float32)
     keys = row_keys(key, flat.shape[0])
     if replacement:
@@ -102,6 +109,11 @@ def rejection_control(key: PRNGKey, log_weights: Array, log_threshold: Numeric) 
       Liu, Chen and Wong, Rejection control and sequential importance sampling (1998), section 2.
     """
     check_key(key)
+    return _rejection_control(key, log_weights, log_threshold)
+
+
+@jax.jit
+def _rejection_control(key, log_weights, log_threshold):
     log_weights = log_weights.astype(jnp.float32)
     threshold = jnp.broadcast_to(jnp.asarray(log_threshold, jnp.float32), log_weights.shape)
     log_accept = jnp.minimum(log_weights - threshold, 0)

@@ -11,6 +11,7 @@ keeps a heap where k is small, and otherwise both it and top_p search their thre
 over the bits of a float, each step one vectorised pass.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -30,6 +31,7 @@ from rsft_jax.types import Array
 _MAX_HEAP = 64
 
 
+@functools.partial(jax.jit, static_argnames=("value",))
 def temperature(logits: Array, value: float) -> Array:
     """Divides the logits by a temperature; 0 leaves only the most probable token.
 
@@ -60,6 +62,7 @@ def temperature(logits: Array, value: float) -> Array:
     return logits / jnp.asarray(value, logits.dtype)
 
 
+@functools.partial(jax.jit, static_argnames=("k",))
 def top_k(logits: Array, k: int) -> Array:
     """Keeps the k largest logits of each row, exactly k; among equals the lowest ids stay.
 
@@ -91,6 +94,7 @@ def top_k(logits: Array, k: int) -> Array:
     return _nan_rows(kept, jnp.isnan(threshold)).reshape(logits.shape)
 
 
+@functools.partial(jax.jit, static_argnames=("p",))
 def top_p(logits: Array, p: float) -> Array:
     """Keeps the nucleus: the smallest set of most probable tokens with at least mass p.
 
@@ -143,6 +147,7 @@ def top_p(logits: Array, p: float) -> Array:
     return _nan_rows(kept, jnp.isnan(limit)).reshape(logits.shape)
 
 
+@functools.partial(jax.jit, static_argnames=("p",))
 def min_p(logits: Array, p: float) -> Array:
     """Keeps the tokens at least p times as probable as the most probable one.
 
@@ -174,6 +179,7 @@ def min_p(logits: Array, p: float) -> Array:
     return _nan_rows(kept, has_nan(logits))
 
 
+@functools.partial(jax.jit, static_argnames=("penalty",))
 def repetition_penalty(logits: Array, seen: Array, penalty: float) -> Array:
     """Makes tokens already seen less probable: positive logits are divided, others multiplied.
 

@@ -1,8 +1,11 @@
 """The benchmark runs, small."""
 
+import pytest
+
 from rsft_jax.experiments.benchmarks import sampling
 
 
+@pytest.mark.slow
 def test_benchmark_of_sampling_runs(capsys):
     sampling.main(["--quick"])
     printed = capsys.readouterr().out

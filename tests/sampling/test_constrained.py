@@ -58,7 +58,7 @@ def test_running_out_of_checks_does_not_bend_the_law():
 
 
 def test_more_accepts_give_a_better_weight():
-    two, ten = draw(20_000, max_checks=400), draw(20_000, max_checks=400, num_accepts=10)
+    two, ten = draw(5000, max_checks=400), draw(5000, max_checks=400, num_accepts=10)
     assert mean_error(np.exp(ten.log_weight), Z) < 5.7
     assert np.exp(ten.log_weight).std() < 0.5 * np.exp(two.log_weight).std()
 
