@@ -12,7 +12,7 @@ from rsft_jax.sampling.draws import check_key, counter_bits, log_uniform, row_ke
 from rsft_jax.sampling.rejection import RejectionSample
 from rsft_jax.types import Array, Numeric, PRNGKey
 
-_BLOCK = 1 << 16  # proposals drawn at a time: large enough to vectorise, small enough for a cache
+_BLOCK = 1 << 18  # proposals drawn at a time: large enough to vectorise, small enough for a cache
 
 
 def rejection_sample_from(
