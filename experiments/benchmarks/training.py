@@ -41,7 +41,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         make_train_step,
     )
 
-    remat = not arguments.no_remat
+    remat = arguments.remat
     parts = {
         "all": lambda: all_parameters(remat=remat),
         "lora": lambda: lora(jax.random.key(0), rank=16, remat=remat),
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--accumulate", type=int, default=1)
-    parser.add_argument("--no-remat", action="store_true")
+    parser.add_argument("--remat", choices=("none", "dots", "layers"), default="layers")
     arguments = parser.parse_args(argv)
     if arguments.part:
         print(json.dumps(measure(arguments)), flush=True)
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         command = [sys.executable, "-m", "rsft_jax.experiments.benchmarks.training"]
         command += ["--part", part, "--rows", str(rows), "--length", str(length)]
         command += ["--dtype", arguments.dtype, "--steps", str(arguments.steps)]
-        subprocess.run(command + ["--no-remat"] * arguments.no_remat, check=True)
+        subprocess.run([*command, "--remat", arguments.remat], check=True)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,14 @@ from rsft_jax.types import Array, Cache, LogitsFn, Params
 # a uniform softmax instead of NaN.
 _MASKED = -1e30
 
+REMAT = ("none", "dots", "layers")
+"""What the backward pass computes again instead of keeping it for all layers at once.
+
+none    nothing: every activation is kept
+dots    all but the outputs of the products with weights: little arithmetic, much less memory
+layers  every layer, from its input: least memory, a second forward pass
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
@@ -61,7 +69,7 @@ class TransformerConfig:
       scan_layers: whether the layers are scanned over stacked parameters (no cache then).
       frozen_layers: with `scan_layers`, how many first layers form a stack of their own that no
         gradient enters.
-      remat: whether the backward pass computes each layer's activations again.
+      remat: what the backward pass computes again; see `REMAT`.
       dtype: of activations and matrix products; parameters keep their own.
     """
 
@@ -78,7 +86,7 @@ class TransformerConfig:
     tie_embeddings: bool = True
     scan_layers: bool = False
     frozen_layers: int = 0
-    remat: bool = False
+    remat: str = "none"
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
@@ -95,6 +103,8 @@ class TransformerConfig:
             raise ValueError(
                 f"frozen_layers must be in [0, {self.num_layers}], got {self.frozen_layers}"
             )
+        if self.remat not in REMAT:
+            raise ValueError(f"remat must be one of {REMAT}, got {self.remat!r}")
         if self.frozen_layers and not self.scan_layers:
             raise ValueError("frozen_layers needs scan_layers=True")
 
@@ -116,6 +126,31 @@ def _param(
     return cast(Array, module.param(name, boxed, shape, jnp.float32))
 
 
+@jax.custom_vjp
+def _product(x: Array, kernel: Array) -> Array:
+    """`x @ kernel`, with the gradient of the kernel laid out for XLA:CPU.
+
+    JAX's own rule forms it as (dy^T x)^T, for which XLA:CPU writes out a transposed copy of dy, and
+    computes what fuses into dy a second time, in strided order. As x^T dy it costs neither.
+    The price is forward-mode differentiation, which a rule for the cotangent alone does not have.
+    """
+    return x @ kernel
+
+
+def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    dx = lax.dot_general(dy, kernel, (((dy.ndim - 1,), (1,)), ((), ())))
+    rows = tuple(range(x.ndim - 1))
+    return dx, lax.dot_general(x, dy, ((rows, rows), ((), ())))
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
 class Dense(nn.Module):
     """`x @ kernel`, plus `(x @ a) @ b` where the collection "lora" holds `a` and `b` here.
 
@@ -133,10 +168,10 @@ class Dense(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = _param(self, "kernel", nn.initializers.lecun_normal(), self.axes, shape)
         x = x.astype(self.dtype)
-        y = x @ kernel.astype(self.dtype)
+        y = _product(x, kernel.astype(self.dtype))
         if self.has_variable("lora", "a"):
             a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
-            y = y + (x @ a.astype(self.dtype)) @ b.astype(self.dtype)
+            y = y + _product(_product(x, a.astype(self.dtype)), b.astype(self.dtype))
         return y
 
 
@@ -301,7 +336,7 @@ class Transformer(nn.Module):
                 nn.initializers.normal(0.02), ("vocab", "embed")
             ),
         )
-        layer = nn.remat(Layer, prevent_cse=not c.scan_layers) if c.remat else Layer
+        layer = _rematerialised(Layer, c.remat, prevent_cse=not c.scan_layers)
         if c.scan_layers:
             if c.frozen_layers:
                 self.frozen_layers = _scanned(Layer, c.frozen_layers)(c)
@@ -355,6 +390,14 @@ class Transformer(nn.Module):
             x, layer_cache = layer(x, positions, layer_cache)
             updated.append(layer_cache)
         return self.final_norm(x), None if cache is None else tuple(updated)
+
+
+def _rematerialised(layer: type[nn.Module], remat: str, *, prevent_cse: bool) -> type[nn.Module]:
+    if remat == "none":
+        return layer
+    policies = jax.checkpoint_policies
+    policy = policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    return nn.remat(layer, prevent_cse=prevent_cse, policy=policy)
 
 
 def _scanned(layer: type[nn.Module], length: int) -> type[nn.Module]:

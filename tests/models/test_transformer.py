@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.test_util import check_grads
 
 from rsft_jax.models import (
     Transformer,
@@ -14,6 +15,7 @@ from rsft_jax.models import (
     stack_layers,
     unstack_layers,
 )
+from rsft_jax.models.transformer import Dense
 
 CONFIG = TransformerConfig(
     vocab_size=41, d_model=24, num_layers=3, num_heads=6, num_kv_heads=2, head_dim=4, d_ff=20,
@@ -123,7 +125,7 @@ def test_cache_rows_do_not_see_each_other():
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 3])
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "layers"])
 def test_scanned_layers_equal_unrolled_layers(frozen, remat):
     params = _init(CONFIG)
     expected, _ = Transformer(CONFIG).apply({"params": params}, TOKENS, POSITIONS)
@@ -165,6 +167,27 @@ def test_hidden_and_head_give_the_logits():
     np.testing.assert_array_equal(logits, expected)
 
 
+def test_gradient_of_a_dense_layer_is_that_of_a_matrix_product():
+    with jax.enable_x64(True):
+        draw = np.random.default_rng(1).normal
+        x, kernel, dy = draw(size=(2, 3, 4)), draw(size=(4, 5)), draw(size=(2, 3, 5))
+        module = Dense(5, ("embed", "mlp"), jnp.float64)
+
+        def product(kernel, x):
+            return module.apply({"params": {"kernel": kernel}}, x)
+
+        y, pull = jax.vjp(product, jnp.asarray(kernel), jnp.asarray(x))
+        grad_kernel, grad_x = pull(jnp.asarray(dy))
+        np.testing.assert_allclose(y, x @ kernel, rtol=1e-12)
+        np.testing.assert_allclose(grad_kernel, np.einsum("abi,abo->io", x, dy), rtol=1e-12)
+        np.testing.assert_allclose(grad_x, dy @ kernel.T, rtol=1e-12)
+        check_grads(product, (jnp.asarray(kernel), jnp.asarray(x)), order=2, modes=("rev",))
+        # Seeds of a sweep are a vmapped axis of the same step.
+        kernels = jnp.stack([jnp.asarray(kernel), 2 * jnp.asarray(kernel)])
+        both = jax.vmap(jax.grad(lambda k: jnp.sum(product(k, jnp.asarray(x)) ** 2)))(kernels)
+        np.testing.assert_allclose(both[1], 2 * both[0], rtol=1e-12)
+
+
 @pytest.mark.parametrize("scan", [False, True])
 def test_every_parameter_names_its_logical_axes(scan):
     config = dataclasses.replace(CONFIG, scan_layers=scan, tie_embeddings=False)
@@ -202,6 +225,7 @@ def test_equal_models_share_one_compilation():
         ({"head_dim": 5}, "head_dim must be even"),
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"frozen_layers": 1}, "frozen_layers needs scan_layers"),
+        ({"remat": "some"}, r"remat must be one of .* got 'some'"),
         ({"scan_layers": True, "frozen_layers": 4}, r"frozen_layers must be in \[0, 3\], got 4"),
     ],
 )

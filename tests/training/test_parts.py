@@ -120,8 +120,8 @@ def test_frozen_layers_have_no_backward_pass():
         )
 
     # A layer has 7 linear maps and 2 attention products. Trained, each has two more backward.
-    assert flops(all_parameters(remat=False)) == 3 * 3 * 9
-    assert flops(last_layers(1, remat=False)) == 2 * 9 + 3 * 9
+    assert flops(all_parameters(remat="none")) == 3 * 3 * 9
+    assert flops(last_layers(1, remat="none")) == 2 * 9 + 3 * 9
 
 
 def _inner(jaxpr):
