@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.counting import running_count
 from rsft_jax.selection.arguments import check_integer, check_number, label, per_prompt
 from rsft_jax.selection.types import (
     Candidates,
@@ -44,7 +45,7 @@ def at_most(k: int) -> SelectionRule:
 
     def decide(key, candidates: Candidates, scored: Array) -> Decision:
         check_count("k", k, scored.shape[1])
-        return Decision(jnp.cumsum(scored, axis=-1, dtype=jnp.int32) <= k)
+        return Decision(running_count(scored) <= k)
 
     return make_rule(f"at_most({k})", decide, law=Law.EXACT)
 

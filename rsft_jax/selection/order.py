@@ -12,9 +12,9 @@ from rsft_jax.selection.ranks import (
     Scope,
     check_scope,
     from_groups,
-    kth_smallest,
+    largest,
+    order_key,
     part_of,
-    smallest,
     to_groups,
 )
 from rsft_jax.selection.types import (
@@ -26,8 +26,6 @@ from rsft_jax.selection.types import (
     make_rule,
 )
 from rsft_jax.types import Array
-
-_MANY = 8  # from here on a bisection is faster than XLA's top_k
 
 
 def best_of_n() -> SelectionRule:
@@ -83,15 +81,8 @@ def top_k(k: int) -> SelectionRule:
             return Decision(scored)
         if k == 1:
             return Decision(_best(candidates, scored))
-        if k >= _MANY:
-            count = jnp.full((prompts, 1), k, jnp.int32)
-            return Decision(smallest(-candidates.rewards, count, scored))
-        rewards = jnp.where(scored, candidates.rewards, -jnp.inf)
-        # XLA's top_k takes the lowest index among equals, which is the rule stated above, but
-        # puts 0.0 before -0.0.
-        index = jax.lax.top_k(jnp.where(rewards == 0, 0, rewards), k)[1]
-        rows = jax.lax.broadcasted_iota(index.dtype, (prompts, k), 0)
-        return Decision(jnp.zeros_like(scored).at[rows, index].set(True))
+        count = jnp.full((prompts, 1), k, jnp.int32)
+        return Decision(largest(candidates.rewards, count, scored))
 
     return make_rule(f"top_k({k})", decide, law=Law.EXACT)
 
@@ -128,7 +119,7 @@ def top_fraction(
         rewards = to_groups(candidates.rewards, scope, axis_name)
         among = to_groups(scored, scope, axis_name)
         count = part_of(fraction, among.sum(axis=-1, keepdims=True, dtype=jnp.int32))[1]
-        best = smallest(jnp.where(among, -rewards, 0), count, among)
+        best = largest(rewards, count, among)
         return Decision(from_groups(best, scored.shape, scope, axis_name))
 
     law = Law.CONSISTENT if scope == "prompt" else Law.HEURISTIC
@@ -169,8 +160,8 @@ def quantile(
         among = to_groups(scored, scope, axis_name)
         count = among.sum(axis=-1, keepdims=True, dtype=jnp.int32)
         place = jnp.clip(part_of(level, count)[0], 0, jnp.maximum(count - 1, 0))
-        bound = kth_smallest(rewards, place + 1, among)
-        return Decision(candidates.rewards >= from_groups(bound, scored.shape, scope, axis_name))
+        reached = largest(rewards, count - place, among, ties="all")
+        return Decision(from_groups(reached, scored.shape, scope, axis_name))
 
     law = Law.CONSISTENT if scope == "prompt" else Law.HEURISTIC
     where = "" if scope == "prompt" else f", {scope}"
@@ -179,9 +170,12 @@ def quantile(
 
 def _best(candidates: Candidates, scored: Array) -> Array:
     """`[P, N]` one-hot at the first maximum of each row; nothing where nothing is scored."""
-    rewards = jnp.where(scored, candidates.rewards, -jnp.inf)
-    best = scored & (rewards == rewards.max(axis=-1, keepdims=True))
+    key = order_key(candidates.rewards)
+    key = jnp.where(scored, key, jnp.asarray(jnp.iinfo(key.dtype).min, key.dtype))
+    # The barrier keeps both reductions from making the keys anew.
+    key = jax.lax.optimization_barrier(key)
+    best = key == key.max(axis=-1, keepdims=True)
     # A maximum and a minimum vectorise on CPUs; XLA's argmax takes three times as long as both.
     index = jax.lax.broadcasted_iota(jnp.int32, best.shape, 1)
     first = jnp.where(best, index, best.shape[1]).min(axis=-1, keepdims=True)
-    return index == first
+    return scored & (index == first)

@@ -7,47 +7,112 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.counting import running_count
 from rsft_jax.types import Array, Numeric
 
 Scope = Literal["prompt", "batch"]
+Ties = Literal["first", "all"]
 
 
-def smallest(values: Array, count: Array, among: Array) -> Array:
-    """Marks the `count` smallest values of each row; of equal ones the lower index goes first.
+def largest(values: Array, count: Array, among: Array, *, ties: Ties = "first") -> Array:
+    """Marks the `count` largest values of each row.
+
+    0.0 and -0.0 are equal, and so are subnormal numbers, which XLA's CPU backend compares as 0.
 
     Args:
-      values: `[G, M]` numbers, none NaN.
+      values: `[G, M]` floats or unsigned integers. What is not `among` may be NaN.
       count: `[G, 1]` int32 how many to mark; all of `among` if it has fewer.
       among: `[G, M]` bool, which may be marked.
+      ties: of those that equal the last one, marks those of lowest index ("first"), or "all".
 
     Returns:
       `[G, M]` bool.
 
     Example:
       >>> among = jnp.array([[True, True, True, False]])
-      >>> smallest(jnp.array([[2, 1, 1, 0]]), jnp.array([[1]]), among).tolist()
+      >>> largest(jnp.array([[1.0, 2.0, 2.0, 9.0]]), jnp.array([[1]]), among).tolist()
       [[False, True, False, False]]
     """
-    count = jnp.minimum(count, among.sum(axis=-1, keepdims=True, dtype=jnp.int32))
-    bound = kth_smallest(values, count, among)
-    below = among & (values < bound)
-    ties = among & (values == bound)
-    left = count - below.sum(axis=-1, keepdims=True, dtype=jnp.int32)
-    return (count > 0) & (below | (ties & (jnp.cumsum(ties, axis=-1, dtype=jnp.int32) <= left)))
+    return _largest_keys(order_key(values), count, among, ties)
 
 
-def kth_smallest(values: Array, k: Array, among: Array) -> Array:
-    """`[G, 1]` the k-th smallest value of each row, `k` of `[G, 1]` counting from 1.
+def smallest(values: Array, count: Array, among: Array) -> Array:
+    """Marks the `count` smallest values of each row; of equal ones the lower index goes first.
 
-    By bisection over the 32 bits of a float, because XLA's CPU sort of floats is an order of
-    magnitude slower than 32 passes that count. The smallest float of all where k < 1; the largest
-    where fewer than k are `among`. Where XLA compares subnormal numbers as 0, so does this.
+    Arguments and result as in `largest`.
     """
+    return _largest_keys(~order_key(values), count, among, "first")
 
-    def reached(bound: Array) -> Array:
-        return (among & (values <= bound)).sum(axis=-1, keepdims=True, dtype=jnp.int32) >= k
 
-    return first_number(reached, k.shape, values.dtype)
+def order_key(values: Array) -> Array:
+    """Signed integers that are ordered as the values are, which they replace in comparisons.
+
+    Integers compare, and reduce to a maximum, without the care that NaN asks for.
+
+    Args:
+      values: floats or unsigned integers of 32 or 64 bits.
+    """
+    signed = jnp.int64 if values.dtype.itemsize == 8 else jnp.int32
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        lowest = jnp.asarray(jnp.iinfo(signed).min, signed)
+        return jax.lax.bitcast_convert_type(values, signed) ^ lowest
+    # -0.0 becomes 0.0. Floats of one sign are ordered as their bits are, negative ones the other
+    # way about.
+    bits = jax.lax.bitcast_convert_type(jnp.where(values == 0, 0, values), signed)
+    return jnp.where(bits < 0, bits ^ jnp.asarray(jnp.iinfo(signed).max, signed), bits)
+
+
+def _largest_keys(key: Array, count: Array, among: Array, ties: Ties) -> Array:
+    available = among.sum(axis=-1, keepdims=True, dtype=jnp.int32)
+    count = jnp.minimum(count, available)
+    # Without the barrier, whatever made the values is computed again in each of the passes below.
+    key = jax.lax.optimization_barrier(
+        jnp.where(among, key, jnp.asarray(jnp.iinfo(key.dtype).min, key.dtype))
+    )
+    bound = _bound_of(key, count, available)
+    if ties == "all":
+        return among & (key >= bound) & (count > 0)
+    above = among & (key > bound)
+    tied = among & (key == bound)
+    left = count - above.sum(axis=-1, keepdims=True, dtype=jnp.int32)
+    return above | (tied & (running_count(tied) <= left))
+
+
+def _bound_of(key: Array, count: Array, available: Array) -> Array:
+    """`[G, 1]` a bound that `count` keys of the row reach, or the `count`-th largest key.
+
+    By bisection over the bits, because XLA's CPU sort is an order of magnitude slower, and done as
+    soon as every row has a bound with exactly `count`. Where a row is short enough for three counts
+    to fit in one integer, a pass over the keys settles two bits: memory is what a pass costs.
+    """
+    size = 8 * key.dtype.itemsize
+    digit, field = (2, 10) if key.shape[-1] < 2**10 else (1, 31)
+
+    def unfinished(state):
+        place, _, reached = state
+        return (place < size) & (reached != count).any()
+
+    def step(state):
+        place, bound, reached = state
+        unit = jnp.asarray(1, key.dtype) << (size - digit - place).astype(key.dtype)
+        # Sums wrap around from the lowest number, where the search begins.
+        trials = [bound + unit * jnp.asarray(i, key.dtype) for i in range(1, 2**digit)]
+        packed = sum(
+            (key >= trial).astype(jnp.int32) << jnp.int32(field * i)
+            for i, trial in enumerate(trials)
+        )
+        packed = packed.sum(axis=-1, keepdims=True, dtype=jnp.int32)
+        undecided = reached != count
+        for i, trial in enumerate(trials):  # the highest that holds has the last word
+            number = (packed >> jnp.int32(field * i)) & jnp.int32(2**field - 1)
+            holds = undecided & (number >= count)
+            bound = jnp.where(holds, trial, bound)
+            reached = jnp.where(holds, number, reached)
+        return place + digit, bound, reached
+
+    # Made from `available` so that under shard_map the carry varies as the keys do.
+    lowest = jnp.asarray(jnp.iinfo(key.dtype).min, key.dtype) + (available & 0).astype(key.dtype)
+    return jax.lax.while_loop(unfinished, step, (jnp.int32(0), lowest, available))[1]
 
 
 def first_number(

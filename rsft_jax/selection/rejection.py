@@ -8,6 +8,7 @@ The rules differ in what they know of p~ / q and in M.
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.counting import running_count
 from rsft_jax.selection.arguments import check_integer, check_number, label, per_prompt
 from rsft_jax.selection.randomness import candidate_log_uniform
 from rsft_jax.selection.ranks import (
@@ -253,7 +254,7 @@ def rso_finite(beta: Numeric, num: int) -> SelectionRule:
                 jnp.where(left, tilted_log_ratio(rewards, bound, divisor), -jnp.inf),
             )
             assert coin.accept_prob is not None
-            place = jnp.cumsum(coin.accepted, axis=-1, dtype=jnp.int32)
+            place = running_count(coin.accepted)
             # The pass stops at the last place: who comes after it meets no coin.
             met = left & (place - coin.accepted.astype(jnp.int32) < places)
             return (

@@ -19,7 +19,7 @@ from rsft_jax.selection import (
     top_k,
     unique,
 )
-from rsft_jax.selection.ranks import kth_smallest, part_of, smallest
+from rsft_jax.selection.ranks import largest, part_of, smallest
 
 KEY = jax.random.key(0)
 NAN, INF = float("nan"), float("inf")
@@ -179,23 +179,29 @@ def test_unique_keeps_the_first_of_each_fingerprint():
     assert num_duplicates(jnp.asarray(fingerprint), np.ones((2, 5), bool)).tolist() == [3, 0]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.uint32])
-def test_kth_smallest_agrees_with_a_sort(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "width"), [(np.float32, 24), (np.uint32, 24), (np.float32, 1100)]
+)
+def test_largest_and_smallest_agree_with_a_stable_sort(dtype, width):
     random = np.random.default_rng(0)
-    if dtype == np.float32:
-        values = random.choice([-3e38, -1.5, -1e-37, -0.0, 0.0, 1e-37, 2.0, 3e38], (64, 24))
-    else:
-        values = random.integers(0, 2**32, (64, 24))
+    if dtype == np.float32:  # subnormal numbers are XLA's names for 0
+        choice = [-3e38, -1.5, -1e-37, -0.0, 0.0, 1e-40, 1e-37, 2.0, 3e38]
+        values = random.choice(choice, (64, width))
+    else:  # both ends, which padding must not be taken for
+        values = random.choice([0, 1, 2**31, 2**32 - 2, 2**32 - 1], (64, width))
     values = values.astype(dtype)
     among = random.random(values.shape) < 0.7
-    among[:, :9] = True
-    for k in (1, 5, 9):
-        bound = kth_smallest(jnp.asarray(values), jnp.full((64, 1), k, jnp.int32), among)
-        wanted = [np.sort(row[mask])[k - 1] for row, mask in zip(values, among)]
-        found = np.asarray(bound)[:, 0]
-        if dtype == np.float32:  # a subnormal one is XLA's name for 0
-            found = np.where(np.abs(found) < np.finfo(dtype).tiny, 0, found)
-        np.testing.assert_array_equal(found, wanted)
-        chosen = smallest(jnp.asarray(values), jnp.full((64, 1), k, jnp.int32), among)
-        assert (np.asarray(chosen).sum(axis=1) == k).all()
-        assert not (np.asarray(chosen) & ~among).any()
+    among[0] = False
+    values_or_nan = np.where(among, values, np.nan if dtype == np.float32 else 7).astype(dtype)
+    exact = np.where(np.abs(values.astype(float)) < 1e-38, 0, values.astype(float))
+    count = random.integers(0, width + 1, (64, 1)).astype(np.int32)
+    count[:3, 0] = 1, 0, width
+    arguments = jnp.asarray(values_or_nan), jnp.asarray(count), jnp.asarray(among)
+    for mark, sign in ((largest, -1), (smallest, 1)):
+        order = np.argsort(np.where(among, sign * exact, np.inf), axis=1, kind="stable")
+        rank = np.argsort(order, axis=1)
+        np.testing.assert_array_equal(mark(*arguments), among & (rank < count))
+    first = np.asarray(largest(*arguments))
+    lowest = np.where(first, exact, np.inf).min(axis=1, keepdims=True)
+    with_ties = np.asarray(largest(*arguments, ties="all"))
+    np.testing.assert_array_equal(with_ties, among & (exact >= lowest))
