@@ -1,11 +1,14 @@
 """Rules made of rules."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 
 from rsft_jax.sampling.draws import check_key
 from rsft_jax.selection.types import (
     Candidates,
+    Law,
     Selection,
     SelectionRule,
     check_candidates,
@@ -23,7 +26,9 @@ def chain(*rules: SelectionRule) -> SelectionRule:
     names the first that rejected it. Order matters: `chain(threshold(0.5), best_of_n())` is the
     best of what passes, `chain(best_of_n(), threshold(0.5))` the best if it passes.
 
-    Law: the weakest of the stages', each given what the stages before it accepted.
+    Law: the weakest of the stages', each given what the stages before it accepted; and HEURISTIC
+    where a rule that takes the first (`at_most`) stands behind one that breaks ties by place
+    (`top_k`, `top_fraction`): among equal rewards the first are then not any.
 
     Args:
       *rules: one or more. Stage i draws from `fold_in(key, i)`.
@@ -76,4 +81,9 @@ def chain(*rules: SelectionRule) -> SelectionRule:
         )
 
     law = min(rule.law for rule in rules)
-    return SelectionRule(jax.jit(select), law, needs, tuple(name for n in names for name in n))
+    if any("ties" in a.places and "first" in b.places for a, b in itertools.combinations(rules, 2)):
+        law = Law.HEURISTIC
+    places = frozenset().union(*(rule.places for rule in rules))
+    return SelectionRule(
+        jax.jit(select), law, needs, tuple(name for n in names for name in n), places
+    )

@@ -26,8 +26,8 @@ def at_most(k: int) -> SelectionRule:
     never meet a tie. Candidates are exchangeable, so their position says nothing about them, and
     the first k accepted follow the law that all accepted do. (Keeping the k best would not: it is
     another tilt on top.) Behind `top_k` or `top_fraction` ties are the exception: which of the
-    equals came in was decided by position, and the first k are then not any k. Ask those rules for
-    fewer instead.
+    equals came in was decided by position, and the first k are then not any k: `chain` calls that
+    HEURISTIC. Ask those rules for fewer instead.
 
     Args:
       k: candidates accepted per prompt, in [1, N]. Static.
@@ -47,7 +47,7 @@ def at_most(k: int) -> SelectionRule:
         check_count("k", k, scored.shape[1])
         return Decision(running_count(scored) <= k)
 
-    return make_rule(f"at_most({k})", decide, law=Law.EXACT)
+    return make_rule(f"at_most({k})", decide, law=Law.EXACT, places={"first"})
 
 
 def group_filter(minimum: Numeric | None = None, maximum: Numeric | None = None) -> SelectionRule:
@@ -127,7 +127,7 @@ def unique() -> SelectionRule:
     def decide(key, candidates: Candidates, scored: Array) -> Decision:
         return Decision(~_repeats(jnp.asarray(candidates.fingerprint), scored))
 
-    return make_rule("unique", decide, law=Law.HEURISTIC, needs={"fingerprint"})
+    return make_rule("unique", decide, law=Law.HEURISTIC, needs={"fingerprint"}, places={"first"})
 
 
 def num_duplicates(fingerprint: Array, kept: Array) -> Array:

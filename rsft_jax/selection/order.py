@@ -84,7 +84,9 @@ def top_k(k: int) -> SelectionRule:
         count = jnp.full((prompts, 1), k, jnp.int32)
         return Decision(largest(candidates.rewards, count, scored))
 
-    return make_rule(f"top_k({k})", decide, law=Law.EXACT)
+    # A single one is never cut by what stands behind.
+    places = {"ties"} if k > 1 else ()
+    return make_rule(f"top_k({k})", decide, law=Law.EXACT, places=places)
 
 
 def top_fraction(
@@ -124,7 +126,7 @@ def top_fraction(
 
     law = Law.CONSISTENT if scope == "prompt" else Law.HEURISTIC
     where = "" if scope == "prompt" else f", {scope}"
-    return make_rule(f"top_fraction({fraction:g}{where})", decide, law=law)
+    return make_rule(f"top_fraction({fraction:g}{where})", decide, law=law, places={"ties"})
 
 
 def quantile(

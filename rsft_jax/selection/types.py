@@ -99,12 +99,16 @@ class SelectionRule(NamedTuple):
       law: how the accepted ones relate to the law in the rule's docstring.
       needs: optional fields of `Candidates` that it reads.
       stages: names of its stages, for people; read them by `stage_names`.
+      places: how the places of candidates count: "ties" where it accepts some of equal candidates,
+        by their place, and rejects others; "first" where it accepts by place alone. The second
+        behind the first is another law than either states, which `chain` reports.
     """
 
     select: SelectFn
     law: Law
     needs: frozenset[str] = frozenset()
     stages: tuple[str, ...] = ()
+    places: frozenset[str] = frozenset()
 
 
 class Decision(NamedTuple):
@@ -127,6 +131,7 @@ def make_rule(
     *,
     law: Law,
     needs: Iterable[str] = (),
+    places: Iterable[str] = (),
 ) -> SelectionRule:
     """Makes a rule of a function that decides; this is how the rules here are written.
 
@@ -139,9 +144,13 @@ def make_rule(
         are not scored is ignored. It may draw from `candidate_bits(key, candidates)`.
       law: what its docstring can promise.
       needs: optional fields of `Candidates` that it reads.
+      places: "ties" or "first", or both; see `SelectionRule`.
 
     Returns:
       The rule.
+
+    Raises:
+      ValueError: if `places` has another word.
 
     Example:
       >>> wordy = make_rule("wordy", lambda key, c, scored: Decision(c.rewards > 3), law=Law.EXACT)
@@ -149,7 +158,9 @@ def make_rule(
       >>> wordy.select(jax.random.key(0), candidates).rejected_by.tolist()
       [[0, -1, -2]]
     """
-    needed = frozenset(needs)
+    needed, places = frozenset(needs), frozenset(places)
+    if not places <= {"ties", "first"}:
+        raise ValueError(f'places must be of "ties" and "first"; got {sorted(places)}')
 
     def select(key: PRNGKey, candidates: Candidates) -> Selection:
         check_key(key)
@@ -166,7 +177,7 @@ def make_rule(
             rejected_by=jnp.where(scored, jnp.where(accepted, -1, 0), -2).astype(jnp.int32),
         )
 
-    return SelectionRule(jax.jit(select), law, needed, (name,))
+    return SelectionRule(jax.jit(select), law, needed, (name,), places)
 
 
 def is_scored(candidates: Candidates) -> Array:

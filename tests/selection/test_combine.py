@@ -21,6 +21,7 @@ from rsft_jax.selection import (
     stage_names,
     statistical_rejection,
     threshold,
+    top_fraction,
     top_k,
     unique,
 )
@@ -88,11 +89,29 @@ def test_chain_of_one_and_stages_with_one_key_are_different_draws():
         ((threshold(0.0), at_most(2)), Law.EXACT),
         ((threshold(0.0), statistical_rejection(1.0)), Law.CONSISTENT),
         ((statistical_rejection(1.0), group_filter(), at_most(2)), Law.HEURISTIC),
+        ((at_most(4), top_k(2)), Law.EXACT),
+        ((top_k(3), top_k(2)), Law.EXACT),
+        ((best_of_n(), at_most(2)), Law.EXACT),
+        ((top_k(1), at_most(2)), Law.EXACT),
     ],
 )
 def test_chain_reports_the_weakest_law(rules, law):
     assert chain(*rules).law is law
     assert chain(chain(*rules), best_of_n()).law is law
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        chain(top_k(2), at_most(1)),
+        chain(top_fraction(0.5), threshold(0.0), at_most(1)),
+        chain(chain(threshold(0.0), top_k(2)), chain(threshold(0.0), at_most(1))),
+        chain(chain(at_most(4), top_k(2)), at_most(1)),
+    ],
+)
+def test_chain_that_cuts_by_place_what_broke_ties_by_place_is_not_exact(rule):
+    # The law itself: test_at_most_behind_top_k_with_ties_is_another_law.
+    assert rule.law is Law.HEURISTIC
 
 
 def test_chain_needs_what_its_stages_need_and_refuses_before_the_first():

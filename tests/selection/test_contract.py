@@ -18,6 +18,7 @@ from rsft_jax.selection import (
     density_ratio,
     group_filter,
     importance_resample,
+    make_rule,
     quantile,
     random_control,
     rso_finite,
@@ -518,6 +519,7 @@ NAN, INF = float("nan"), float("inf")
         (lambda: group_filter(1.0, 0.0), "minimum must be < maximum; got 1.0 and 0.0"),
         (lambda: group_filter(NAN, 1.0), "minimum must be not NaN; got nan"),
         (lambda: chain(), "at least one rule"),
+        (lambda: make_rule("r", None, law=Law.EXACT, places={"last"}), "got ['last']"),
     ],
 )
 def test_bad_argument_is_refused(make, words):
