@@ -29,6 +29,8 @@ from rsft_jax.sampling import (
     top_k,
     top_p,
 )
+from rsft_jax.sampling.counting import running_count
+from rsft_jax.sampling.draws import counter_bits, log_uniform, unrolled_key
 
 try:
     import torch
@@ -95,7 +97,8 @@ def transforms(scale):
     }
     if torch:
         x = torch.tensor(np.asarray(logits))
-        cases["torch.topk 50"] = lambda: x.topk(50)
+        cases["torch.topk 50, values alone"] = lambda: x.topk(50)
+        cases["torch.topk 50, logits masked"] = lambda: _torch_top_k(x, 50)
         cases["torch.sort"] = lambda: x.sort()
     return f"truncation [{rows}, {vocab}]", {"bytes": logits.nbytes}, cases
 
@@ -183,14 +186,50 @@ def continuous(scale):
         "NumPy, chunks": lambda: _numpy_continuous(number),
         f"Python, one at a time (x {few})": lambda: _python_continuous(few),
     }
+    cases |= _continuous_parts(number)
     works = dict.fromkeys(cases, number)
     works[f"Python, one at a time (x {few})"] = few
     if torch:
         tensors = few // 20
         cases["torch, chunks"] = lambda: _torch_continuous(number)
         cases[f"torch, one at a time (x {tensors})"] = lambda: _torch_one_at_a_time(tensors)
+        parts = {"  of it: torch.randn": torch.randn, "  of it: torch.rand": torch.rand}
+        for name, draw in parts.items():
+            cases[name] = lambda draw=draw: [draw(1 << 16) for _ in range(number * 3 // 2 >> 16)]
+            works[name] = number
         works |= {"torch, chunks": number, f"torch, one at a time (x {tensors})": tensors}
     return "continuous: N(0, 1) from N(0, 1.5^2), two thirds accepted", {"draws": works}, cases
+
+
+def _continuous_parts(number):
+    """The parts of our time, on as many proposals as `number` values take: the profile."""
+    block = min(1 << 18, number)
+    turns = -(-number * 3 // 2 // block)
+    draw_key, accept_key = jax.random.split(unrolled_key(jax.random.key(0)))
+    index = jnp.arange(block, dtype=jnp.int32)
+
+    def draw(key):
+        return jax.vmap(lambda i: _propose(jax.random.fold_in(key, i)))(index)
+
+    def log_u(key):
+        return log_uniform(counter_bits(key, index.astype(jnp.uint32)))
+
+    def pack(mask, values):
+        at = jnp.where(mask, running_count(mask) - 1, block)
+        source = jnp.zeros((block + 1,), jnp.int32)
+        source = source.at[at].set(index, mode="promise_in_bounds")[:block]
+        return values.at[source].get(mode="promise_in_bounds")
+
+    def often(function, *arguments):
+        compiled = jax.jit(function)
+        return lambda: [compiled(*arguments) for _ in range(turns)]
+
+    values = draw(draw_key)
+    return {
+        "  of it: proposals": often(draw, draw_key),
+        "  of it: log u of the acceptance": often(log_u, accept_key),
+        "  of it: packing the values": often(pack, values > -0.6, values),
+    }
 
 
 def in_turn(cases: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
@@ -299,6 +338,10 @@ def _torch_draw(mass):
     running = mass.cumsum(-1)
     at = torch.rand(mass.shape[0], 1) * running[:, -1:]
     return torch.searchsorted(running, at)[:, 0].clamp(max=mass.shape[1] - 1)
+
+
+def _torch_top_k(logits, k):
+    return logits.masked_fill(logits < logits.topk(k).values[:, -1:], -torch.inf)
 
 
 def _torch_rejection(q, p):

@@ -33,8 +33,22 @@ def running_count(mask: Array) -> Array:
     zero, one = jnp.uint32(0), jnp.uint32(1)
     packed = jnp.where(cut, one << place, zero).sum(axis=-1, dtype=jnp.uint32)
     each = jax.lax.population_count(packed).astype(jnp.int32)
-    before = jnp.cumsum(each, axis=-1, dtype=jnp.int32) - each
+    before = _cumulative_sum(each) - each
     up_to = jnp.uint32(2**32 - 1) >> (jnp.uint32(31) - place)
     inside = jax.lax.population_count(packed[..., None] & up_to).astype(jnp.int32)
     counts = (before[..., None] + inside).reshape(*mask.shape[:-1], words * width)
     return counts[..., :n]
+
+
+def _cumulative_sum(numbers: Array) -> Array:
+    """`[..., n]` running sums; of long rows in two levels, as XLA's own cost n log n there."""
+    n = numbers.shape[-1]
+    width = 16  # a window of XLA's sums costs its width
+    if n <= width or n % width:
+        return jnp.cumsum(numbers, axis=-1, dtype=jnp.int32)
+    inside = jnp.cumsum(
+        numbers.reshape(*numbers.shape[:-1], n // width, width), axis=-1, dtype=jnp.int32
+    )
+    totals = inside[..., -1]
+    before = _cumulative_sum(totals) - totals
+    return (inside + before[..., None]).reshape(numbers.shape)

@@ -9,7 +9,7 @@ from rsft_jax.sampling.counting import running_count
 
 
 @pytest.mark.parametrize(
-    "shape", [(3, 0), (4, 1), (2, 3, 31), (5, 32), (5, 33), (3, 64), (2, 1000)]
+    "shape", [(3, 0), (4, 1), (2, 3, 31), (5, 32), (5, 33), (3, 64), (2, 1000), (2, 2**17)]
 )
 def test_running_count_is_the_cumulative_sum(shape):
     mask = np.random.default_rng(0).random(shape) < 0.5

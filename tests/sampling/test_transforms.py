@@ -55,6 +55,14 @@ def test_top_k_keeps_exactly_k_lowest_ids_first(k, rounded, masked):
     np.testing.assert_array_equal(top_k(logits, k), sorted_top_k(np.asarray(logits), k))
 
 
+@pytest.mark.parametrize("k", [8, 50])
+def test_top_k_finds_them_in_its_best_blocks(k):
+    logits = jnp.round(3 * jax.random.normal(jax.random.key(5), (8, 7001)), 1)
+    # All of the largest in one block, in the rest behind the blocks, and hardly any unmasked.
+    logits = logits.at[0, 128:192].add(100).at[1, 6980:].add(100).at[2, 30:].set(-jnp.inf)
+    np.testing.assert_array_equal(top_k(logits, k), sorted_top_k(np.asarray(logits), k))
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 0.9, 0.99])
 def test_top_p_keeps_the_smallest_nucleus(p, masked):
