@@ -250,7 +250,9 @@ class Attention(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x: Array, positions: Array, cache: Cache) -> tuple[Array, Cache]:
+    def __call__(
+        self, x: Array, positions: Array, cache: Cache, segments: Array | None = None
+    ) -> tuple[Array, Cache]:
         """Maps `[B, T, D]` to `[B, T, D]`, and this layer's cache to the updated one."""
         c = self.config
         rows, tokens, _ = x.shape
@@ -264,6 +266,8 @@ class Attention(nn.Module):
         if cache is None:
             keys, values = jnp.transpose(key, (0, 2, 3, 1)), jnp.transpose(value, (0, 2, 1, 3))
             visible = (jnp.arange(tokens)[None, :] <= jnp.arange(tokens)[:, None])[None]
+            if segments is not None:
+                visible = visible & (segments[:, None, :] == segments[:, :, None])
         else:
             cache = _write(cache, key, value, positions)
             keys, values = cache["key"], cache["value"]
@@ -309,11 +313,13 @@ class Layer(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x: Array, positions: Array, cache: Cache = None) -> tuple[Array, Cache]:
+    def __call__(
+        self, x: Array, positions: Array, cache: Cache = None, segments: Array | None = None
+    ) -> tuple[Array, Cache]:
         """Maps `[B, T, D]` to `[B, T, D]`; a scan over layers reads it as carry and output."""
         c = self.config
         mixed, cache = Attention(c, name="attention")(
-            RMSNorm(c.norm_eps, c.dtype, name="attention_norm")(x), positions, cache
+            RMSNorm(c.norm_eps, c.dtype, name="attention_norm")(x), positions, cache, segments
         )
         x = x + mixed
         x = x + FeedForward(c, name="mlp")(RMSNorm(c.norm_eps, c.dtype, name="mlp_norm")(x))
@@ -362,9 +368,19 @@ class Transformer(nn.Module):
         hidden, cache = self._layers(tokens, positions, cache)
         return self.head(hidden), cache
 
-    def hidden(self, tokens: Array, positions: Array) -> Array:
-        """`[B, T, D]` activations after the final norm, for losses that form few logits at once."""
-        return self._layers(tokens, positions, None)[0]
+    def hidden(self, tokens: Array, positions: Array, segments: Array | None = None) -> Array:
+        """Activations after the final norm, for losses that form few logits at once.
+
+        Args:
+          tokens: `[B, T]` int32 ids.
+          positions: `[B, T]` int32 places of the tokens in their sequences.
+          segments: `[B, T]` int32, which sequence of its row a token belongs to; tokens of
+            different ones do not see each other. By default a row is one sequence.
+
+        Returns:
+          `[B, T, D]` activations.
+        """
+        return self._layers(tokens, positions, None, segments)[0]
 
     def head(self, hidden: Array) -> Array:
         """Maps `[..., D]` activations to `[..., V]` logits in float32 or wider."""
@@ -372,7 +388,9 @@ class Transformer(nn.Module):
         logits = self.embedder.attend(hidden) if c.tie_embeddings else self.output_head(hidden)
         return logits.astype(_wide(c.dtype))
 
-    def _layers(self, tokens: Array, positions: Array, cache: Cache) -> tuple[Array, Cache]:
+    def _layers(
+        self, tokens: Array, positions: Array, cache: Cache, segments: Array | None = None
+    ) -> tuple[Array, Cache]:
         c = self.config
         x = self.embedder(tokens)
         if c.scan_layers:
@@ -380,14 +398,14 @@ class Transformer(nn.Module):
                 raise ValueError("a cache needs scan_layers=False; see unstack_layers")
             if c.frozen_layers:
                 # Neither these layers nor the embedding below them get a backward pass.
-                x = lax.stop_gradient(self.frozen_layers(x, positions)[0])
+                x = lax.stop_gradient(self.frozen_layers(x, positions, None, segments)[0])
             if c.frozen_layers < c.num_layers:
-                x, _ = self.layers(x, positions)
+                x, _ = self.layers(x, positions, None, segments)
             return self.final_norm(x), None
         caches = [None] * c.num_layers if cache is None else cache
         updated = []
         for layer, layer_cache in zip(self.layers, caches):
-            x, layer_cache = layer(x, positions, layer_cache)
+            x, layer_cache = layer(x, positions, layer_cache, segments)
             updated.append(layer_cache)
         return self.final_norm(x), None if cache is None else tuple(updated)
 

@@ -9,12 +9,22 @@ from rsft_jax.training.losses import (
     sum_over_chunks,
     token_log_probs,
 )
-from rsft_jax.training.optimizers import make_optimizer, make_schedule
-from rsft_jax.training.parts import Part, all_parameters, last_layers, lora
+from rsft_jax.training.optimizers import average_params, make_optimizer, make_schedule
+from rsft_jax.training.parts import (
+    NORMS_AND_BIASES,
+    Part,
+    WithReference,
+    all_parameters,
+    last_layers,
+    lora,
+    matching,
+    with_reference,
+)
 from rsft_jax.training.state import TrainState, abstract_train_state, create_train_state
 from rsft_jax.training.step import StepFn, StepMetrics, fine_tune, make_train_step
 
 __all__ = [
+    "NORMS_AND_BIASES",
     "CheckpointError",
     "Checkpoints",
     "LossFn",
@@ -24,8 +34,10 @@ __all__ = [
     "StepFn",
     "StepMetrics",
     "TrainState",
+    "WithReference",
     "abstract_train_state",
     "all_parameters",
+    "average_params",
     "completion_loss",
     "create_train_state",
     "fine_tune",
@@ -34,7 +46,9 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "make_train_step",
+    "matching",
     "mean_squared_error",
     "sum_over_chunks",
     "token_log_probs",
+    "with_reference",
 ]

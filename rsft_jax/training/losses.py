@@ -7,8 +7,9 @@ Shapes: B rows, T tokens, C = T - 1 places for completion tokens, D width, V voc
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -18,7 +19,7 @@ from flax import linen as nn
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from rsft_jax.data.batches import Batch
+from rsft_jax.data.batches import Batch, PackedBatch
 from rsft_jax.types import Array, Numeric, Params, record
 
 NORMALISATIONS = ("token", "sequence")
@@ -35,6 +36,9 @@ class LossTerms:
       num_tokens: [] int32 completion tokens with a positive weight.
       entropy: [] sum over these tokens of the entropy of the prediction, in nats.
       correct: [] sum over these tokens of 1 where the trained token is the likeliest.
+      kl: [] sum over these tokens of the KL divergence of the prediction from the reference's, in
+        nats; 0 without a reference.
+      clipped: [] sum over these tokens of 1 where the importance ratio was at its bound.
     """
 
     total: Array
@@ -42,19 +46,28 @@ class LossTerms:
     num_tokens: Array
     entropy: Array
     correct: Array
+    kl: Array
+    clipped: Array
 
 
-LossFn = Callable[[Params, Batch], LossTerms]
+LossFn = Callable[[Params, Batch | PackedBatch], LossTerms]
 """(variables of the model, batch) -> sums; the extension point of `make_train_step`."""
 
 
 def completion_loss(
-    model: nn.Module, *, normalise: str = "token", chunk_tokens: int = 512
+    model: nn.Module,
+    *,
+    normalise: str = "token",
+    chunk_tokens: int = 512,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    clip_ratio: float | None = None,
+    temperature: float = 1.0,
+    kl_weight: float = 0.0,
 ) -> LossFn:
     """Weighted next-token loss on completions alone.
 
-    With l_it = -log p(y_it | x_i, y_i<t) for token t of completion i and row weights w_i, over the
-    rows with w_i > 0,
+    With l_it the loss of token t of completion i and row weights w_i, over the rows with w_i > 0,
 
         "token":    sum_i w_i sum_t l_it           / sum_i |y_i|
         "sequence": sum_i w_i sum_t l_it / |y_i|   / sum_i 1
@@ -63,59 +76,144 @@ def completion_loss(
     token is part of the completion by its length, whatever its id, and is trained. Rows of weight
     zero change neither sum.
 
+    With p = softmax(z) the prediction, Z its normaliser and y the token, the loss of a token is
+
+        l = -(1 - a) log p(y) - a / V sum_v log p(v)  +  b (log Z)^2
+
+    with a the label smoothing and b the z-loss, which keeps logits from drifting. With
+    `clip_ratio` = e the first two terms are RAFT++'s: rho = p(y) / q(y), q the law of the sampler,
+
+        l = -min(rho, 1 + e)  +  b (log Z)^2
+
+    whose gradient is rho times that of log p(y) until the policy has moved by 1 + e, and then none:
+    several steps on one round's samples stay on the policy's side. (PPO's lower clip never binds
+    where every advantage is positive, as it is for accepted samples.)
+
+    Variables with a collection "reference" (see `rsft_jax.training.with_reference`) add
+    `kl_weight` sum_v p(v) log(p(v) / p_ref(v)) to each token, exact and not weighted by w_i.
+
     Args:
-      model: has the methods `hidden(tokens, positions) -> [B, T, D]` and
+      model: has the methods `hidden(tokens, positions[, segments]) -> [B, T, D]` and
         `head(hidden) -> [..., V]`, the second reading no parameters but those of the modules
         "embedder" and "head".
       normalise: "token" or "sequence".
       chunk_tokens: how many rows of logits exist at once, at least (one place of every row of the
         batch is the smallest chunk).
+      label_smoothing: a, in [0, 1).
+      z_loss: b, at least 0; 1e-4 is usual.
+      clip_ratio: e, at least 0; needs batches with `log_probs`. By default there is no ratio.
+      temperature: divides the logits in rho, as it did when q was drawn from; above 0. (Laws cut by
+        top-k or top-p give p less mass than q on what they drew: rho is then below 1.)
+      kl_weight: at least 0; above 0 it needs a reference.
 
     Returns:
       A function (variables, batch) -> `LossTerms`, differentiable once, in both modes.
 
     Raises:
-      ValueError: if `normalise` is unknown or `chunk_tokens` below 1.
+      ValueError: naming the argument, its value and the allowed range; when called, if a batch
+        lacks the `log_probs` or the variables lack the reference.
+
+    References:
+      Xiong et al. 2025, "A minimalist approach to LLM reasoning: from rejection sampling to
+      REINFORCE", https://arxiv.org/abs/2504.11343, section 3 (RAFT++).
+      Chowdhery et al. 2022, "PaLM", https://arxiv.org/abs/2204.02311, section 5 (z-loss).
     """
     if normalise not in NORMALISATIONS:
         raise ValueError(f"normalise must be one of {NORMALISATIONS}, got {normalise!r}")
     _check_chunk(chunk_tokens)
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    for name, value in (("z_loss", z_loss), ("kl_weight", kl_weight)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be finite and at least 0, got {value}")
+    if clip_ratio is not None and not (math.isfinite(clip_ratio) and clip_ratio >= 0):
+        raise ValueError(f"clip_ratio must be finite and at least 0, got {clip_ratio}")
+    if clip_ratio is not None and label_smoothing:
+        raise ValueError(f"label_smoothing must be 0 with clip_ratio, got {label_smoothing}")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be finite and above 0, got {temperature}")
 
-    def chunk_loss(variables: Params, chunk: tuple[Array, ...]) -> tuple[Array, dict[str, Array]]:
-        hidden, targets, weights = chunk
-        logits: Any = model.apply(variables, hidden, method="head")
+    def chunk_loss(heads: Params, chunk: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+        logits: Any = model.apply(heads["policy"], chunk["hidden"], method="head")
+        targets, weights, shares = chunk["targets"], chunk["weights"], chunk["shares"]
         log_prob, log_normaliser, log_max = _target_log_prob(logits, targets)
-        # The rest is for people to look at; without this it would be differentiated too.
-        still, log_normaliser = lax.stop_gradient((logits, log_normaliser))
-        mean_logit = jnp.sum(jnp.exp(still - log_normaliser[..., None]) * still, axis=-1)
-        trained = (weights > 0).astype(logits.dtype)
-        correct = (lax.stop_gradient(log_prob) >= log_max).astype(logits.dtype)
-        extra = {
-            "entropy": jnp.sum(trained * (log_normaliser - mean_logit)),
-            "correct": jnp.sum(trained * correct),
-        }
-        return -jnp.sum(jnp.where(weights > 0, weights * log_prob, 0)), extra
+        trained = weights > 0
 
-    def loss(variables: Params, batch: Batch) -> LossTerms:
+        def total(values: Array, factors: Array) -> Array:
+            return jnp.sum(jnp.where(trained, factors * values, 0))
+
+        token_loss, clipped = -log_prob, jnp.zeros_like(log_prob)
+        if label_smoothing:
+            mean_log_prob = jnp.mean(logits, axis=-1) - log_normaliser
+            token_loss = (1 - label_smoothing) * token_loss - label_smoothing * mean_log_prob
+        if clip_ratio is not None:
+            warm = _target_log_prob(logits / temperature, targets)[0]
+            # Bounded before exp: a ratio of exp(800) would be inf, and its gradient NaN.
+            log_ratio = warm - chunk["log_probs"].astype(warm.dtype)
+            log_bound = jnp.asarray(math.log1p(clip_ratio), warm.dtype)
+            token_loss = -jnp.exp(jnp.minimum(log_ratio, log_bound))
+            clipped = (lax.stop_gradient(log_ratio) > log_bound).astype(warm.dtype)
+        if z_loss:
+            token_loss = token_loss + z_loss * jnp.square(log_normaliser)
+        loss = total(token_loss, weights)
+        kl = jnp.zeros_like(log_prob)
+        if "reference_hidden" in chunk:
+            reference: Any = model.apply(
+                heads["reference"], chunk["reference_hidden"], method="head"
+            )
+            # Subtracted before the normalisers are: equal logits give exactly 0.
+            gap = jax.nn.log_softmax(logits) - jax.nn.log_softmax(lax.stop_gradient(reference))
+            probs = jnp.exp(logits - log_normaliser[..., None])
+            kl = jnp.sum(probs * gap, axis=-1)
+            loss = loss + kl_weight * total(kl, shares) if kl_weight else loss
+        # The rest is for people to look at; without this it would be differentiated too.
+        still, log_normaliser, kl = lax.stop_gradient((logits, log_normaliser, kl))
+        mean_logit = jnp.sum(jnp.exp(still - log_normaliser[..., None]) * still, axis=-1)
+        correct = (lax.stop_gradient(log_prob) >= log_max).astype(logits.dtype)
+        ones = jnp.ones_like(weights)
+        return loss, {
+            "entropy": total(log_normaliser - mean_logit, ones),
+            "correct": total(correct, ones),
+            "kl": total(kl, ones),
+            "clipped": total(clipped, ones),
+        }
+
+    def loss(variables: Params, batch: Batch | PackedBatch) -> LossTerms:
         batch = jax.tree.map(jnp.asarray, batch)
-        hidden, targets, valid = _completion_view(model, variables, batch)
-        weights = jnp.where(valid, batch.weights[:, None], 0).astype(_wide(hidden.dtype))
-        lengths = jnp.sum(valid & (batch.weights[:, None] > 0), axis=1, dtype=jnp.int32)
-        num_tokens, count = jnp.sum(lengths), jnp.sum(lengths)
+        variables = dict(variables)
+        reference = variables.pop("reference", None)
+        if kl_weight and reference is None:
+            raise ValueError(f"kl_weight = {kl_weight} needs a reference; see with_reference")
+        if clip_ratio is not None and batch.log_probs is None:
+            raise ValueError(f"clip_ratio = {clip_ratio} needs batches with log_probs")
+        places = _packed_places(batch) if isinstance(batch, PackedBatch) else _row_places(batch)
+        hidden = _hidden_at(model, variables, batch, places.columns)
+        wide = _wide(hidden.dtype)
+        trained = places.weights > 0
+        num_tokens = jnp.sum(trained, dtype=jnp.int32)
+        shares, count = trained.astype(wide), num_tokens
         if normalise == "sequence":
-            weights = weights / jnp.maximum(lengths, 1).astype(weights.dtype)[:, None]
-            count = jnp.sum(lengths > 0, dtype=jnp.int32)
-        chunks, size = _chunked((hidden, targets, weights), chunk_tokens)
-        total, extra = sum_over_chunks(
-            chunk_loss, _needed_chunks(lengths, size), _head_variables(variables), chunks
-        )
-        return LossTerms(
-            total=total,
-            count=count.astype(total.dtype),
-            num_tokens=num_tokens,
-            entropy=extra["entropy"],
-            correct=extra["correct"],
-        )
+            shares = shares / jnp.maximum(places.completion_lengths, 1).astype(wide)
+            count = places.num_sequences
+        columns: dict[str, Array] = {
+            "hidden": hidden,
+            "targets": jnp.take_along_axis(batch.tokens, places.columns, axis=1),
+            "weights": places.weights.astype(wide) * shares,
+            "shares": shares,
+        }
+        heads = {"policy": _head_variables(variables)}
+        if clip_ratio is not None:
+            columns["log_probs"] = jnp.asarray(places.log_probs)
+        if reference is not None:
+            fixed = {"params": reference}
+            columns["reference_hidden"] = lax.stop_gradient(
+                _hidden_at(model, fixed, batch, places.columns)
+            )
+            heads["reference"] = _head_variables(fixed)
+        chunks, size = _chunked(columns, chunk_tokens)
+        needed = _needed_chunks(places.num_columns, size)
+        total, extra = sum_over_chunks(chunk_loss, needed, heads, chunks)
+        return LossTerms(total=total, count=count.astype(wide), num_tokens=num_tokens, **extra)
 
     return loss
 
@@ -145,18 +243,21 @@ def token_log_probs(
     """
     _check_chunk(chunk_tokens)
     batch = jax.tree.map(jnp.asarray, batch)
-    hidden, targets, valid = _completion_view(model, variables, batch)
-    chunks, size = _chunked((hidden, targets), chunk_tokens)
+    variables = {name: tree for name, tree in variables.items() if name != "reference"}
+    index, valid = _completion_places(batch)
+    hidden = _hidden_at(model, variables, batch, index)
+    targets = jnp.take_along_axis(batch.tokens, index, axis=1)
+    chunks, size = _chunked({"hidden": hidden, "targets": targets}, chunk_tokens)
     needed = _needed_chunks(jnp.sum(valid, axis=1, dtype=jnp.int32), size)
 
     def body(i: Array, out: Array) -> Array:
-        hidden, targets = _take(chunks, i)
-        logits: Any = model.apply(_head_variables(variables), hidden, method="head")
+        chunk = _take(chunks, i)
+        logits: Any = model.apply(_head_variables(variables), chunk["hidden"], method="head")
         logits = logits / jnp.asarray(temperature, logits.dtype)
-        return out.at[i].set(_target_log_prob(logits, targets)[0].astype(out.dtype))
+        return out.at[i].set(_target_log_prob(logits, chunk["targets"])[0].astype(out.dtype))
 
     wide = _wide(hidden.dtype)
-    out = lax.fori_loop(0, needed, body, jnp.zeros(chunks[1].shape, wide))
+    out = lax.fori_loop(0, needed, body, jnp.zeros(chunks["targets"].shape, wide))
     out = jnp.swapaxes(out, 0, 1).reshape(valid.shape[0], -1)[:, : valid.shape[1]]
     return jnp.where(valid, out, 0)
 
@@ -292,30 +393,86 @@ def _target_log_prob(logits: Array, targets: Array) -> tuple[Array, Array, Array
     return target - log_sum, log_sum, highest - lax.stop_gradient(log_sum)
 
 
-def _completion_view(
-    model: nn.Module, variables: Params, batch: Batch
-) -> tuple[Array, Array, Array]:
-    """Hidden states that predict completion tokens `[B, C, D]`, the tokens `[B, C]`, their mask."""
+class _Places(NamedTuple):
+    """Where the tokens to train stand; C columns, of which those past a row's number are void.
+
+    columns `[B, C]` places of the tokens, at least 1; weights `[B, C]` 0 in void columns;
+    completion_lengths `[B, C]`; log_probs `[B, C]` or None; num_columns `[B]`; num_sequences [].
+    """
+
+    columns: Array
+    weights: Array
+    completion_lengths: Array
+    log_probs: Array | None
+    num_columns: Array
+    num_sequences: Array
+
+
+def _row_places(batch: Batch) -> _Places:
+    index, valid = _completion_places(batch)
+    row_weights = batch.weights[:, None]
+    lengths = jnp.sum(valid & (row_weights > 0), axis=1, dtype=jnp.int32)
+    return _Places(
+        columns=index,
+        weights=jnp.where(valid, row_weights, 0),
+        completion_lengths=jnp.broadcast_to(lengths[:, None], index.shape),
+        log_probs=None if batch.log_probs is None else jnp.asarray(batch.log_probs),
+        num_columns=lengths,
+        num_sequences=jnp.sum(lengths > 0, dtype=jnp.int32),
+    )
+
+
+def _packed_places(batch: PackedBatch) -> _Places:
+    chex.assert_rank(batch.tokens, 2)
+    chex.assert_equal_shape([batch.tokens, batch.positions, batch.segments, batch.weights])
+    trained = batch.weights > 0
+    # The trained places of a row first, in their order. Place 0 is never one: it has no past.
+    index = jnp.argsort(~trained, axis=1, stable=True)[:, : batch.tokens.shape[1] - 1]
+
+    def at(x: Array | np.ndarray) -> Array:
+        return jnp.take_along_axis(jnp.asarray(x), index, axis=1)
+
+    lengths = at(batch.completion_lengths)
+    # A sequence is counted where its first completion token stands.
+    first = trained[:, 1:] & ~(trained[:, :-1] & (batch.segments[:, 1:] == batch.segments[:, :-1]))
+    return _Places(
+        columns=jnp.maximum(index, 1).astype(jnp.int32),
+        weights=at(batch.weights),
+        completion_lengths=lengths,
+        log_probs=None if batch.log_probs is None else at(batch.log_probs),
+        num_columns=jnp.sum(trained, axis=1, dtype=jnp.int32),
+        num_sequences=jnp.sum(first, dtype=jnp.int32),
+    )
+
+
+def _completion_places(batch: Batch) -> tuple[Array, Array]:
+    """Places of the completion tokens `[B, T - 1]`, and which of them exist."""
     chex.assert_rank([batch.tokens, batch.completion_start], [2, 1])
-    chex.assert_equal_shape([batch.tokens, batch.positions])
-    hidden: Any = model.apply(variables, batch.tokens, batch.positions, method="hidden")
     length = batch.tokens.shape[1]
     column = jnp.arange(length - 1, dtype=jnp.int32)[None, :]
     place = batch.completion_start[:, None] + column
     valid = (batch.completion_start[:, None] > 0) & (place < length)
     valid &= column < batch.completion_length[:, None]
-    place = jnp.clip(place, 1, length - 1)
-    targets = jnp.take_along_axis(batch.tokens, place, axis=1)
-    hidden = jnp.take_along_axis(hidden, place[:, :, None] - 1, axis=1)
-    return hidden, jnp.asarray(targets), jnp.asarray(valid)
+    return jnp.clip(place, 1, length - 1), jnp.asarray(valid)
 
 
-def _chunked(arrays: tuple[Array, ...], chunk_tokens: int) -> tuple[tuple[Array, ...], int]:
+def _hidden_at(
+    model: nn.Module, variables: Params, batch: Batch | PackedBatch, index: Array
+) -> Array:
+    """Hidden states `[B, C, D]` that predict the tokens at `index`."""
+    chex.assert_equal_shape([batch.tokens, batch.positions])
+    inputs = [batch.tokens, batch.positions]
+    inputs += [batch.segments] if isinstance(batch, PackedBatch) else []
+    hidden: Any = model.apply(variables, *inputs, method="hidden")
+    return jnp.take_along_axis(hidden, index[:, :, None] - 1, axis=1)
+
+
+def _chunked(columns: Mapping[str, Array], chunk_tokens: int) -> tuple[dict[str, Array], int]:
     """Cuts `[B, C, ...]` along C into `[K, B, c, ...]`, c being the chunk's places in a row.
 
     The rows stay an axis of their own, because it is the one that is sharded over devices.
     """
-    rows, places = arrays[0].shape[:2]
+    rows, places = columns["targets"].shape
     size = min(max(chunk_tokens // rows, 1), places)
     num_chunks = -(-places // size)
 
@@ -324,7 +481,7 @@ def _chunked(arrays: tuple[Array, ...], chunk_tokens: int) -> tuple[tuple[Array,
         x = jnp.pad(x, padding).reshape(rows, num_chunks, size, *x.shape[2:])
         return jnp.swapaxes(x, 0, 1)
 
-    return tuple(cut(x) for x in arrays), size
+    return {name: cut(x) for name, x in columns.items()}, size
 
 
 def _needed_chunks(lengths: Array, size: int) -> Array:

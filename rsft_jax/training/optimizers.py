@@ -1,7 +1,7 @@
 """Optimizers from a handful of arguments, each a chain of optax transformations."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,14 @@ import optax
 from rsft_jax.types import Array, Params
 
 SCHEDULES = ("constant", "cosine", "linear")
-OPTIMIZERS = ("adamw", "sgd")
+OPTIMIZERS = ("adafactor", "adamw", "lion", "sgd")
+_DEFAULT_B2 = {"adamw": 0.999, "lion": 0.99}
+
+
+class EmaState(NamedTuple):
+    """State of `average_params`; `ema` is a tree like the parameters."""
+
+    ema: Params
 
 
 def make_schedule(
@@ -77,30 +84,43 @@ def make_optimizer(
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
     b1: float = 0.9,
-    b2: float = 0.999,
+    b2: float | None = None,
     eps: float = 1e-8,
     momentum: float = 0.0,
+    ema_decay: float | None = None,
 ) -> optax.GradientTransformation:
-    """Builds AdamW or SGD.
+    """Builds AdamW, Adafactor, Lion or SGD.
+
+        name        numbers kept for each parameter
+        adamw       2
+        adafactor   rows + columns of a matrix (and 1 with momentum)
+        lion        1
+        sgd         0, or 1 with momentum
 
     "sgd" with no momentum, clipping or decay is the plain formula theta <- theta - eta grad.
-    Weight decay is decoupled (eta * weight_decay * theta) and spares norm scales and biases.
+    Adafactor here multiplies its update, whose root mean square is cut to 1, by the rate and by
+    the root mean square of the parameter. Weight decay is decoupled (eta * weight_decay * theta)
+    and spares norm scales and biases. Parameters that are not trained are not in the train state
+    and cost the optimizer nothing.
 
     Build it once and pass it around: a compiled step compares it by identity, and another one
     with the same numbers compiles again.
 
     Args:
-      name: "adamw" or "sgd".
+      name: one of `OPTIMIZERS`.
       learning_rate: eta, the highest rate.
       schedule: see `make_schedule`.
       warmup_steps: see `make_schedule`.
       total_steps: see `make_schedule`.
       clip_norm: gradients are scaled down to this global norm, if theirs is above it.
       weight_decay: at least 0.
-      b1: AdamW's decay of the mean of gradients, in [0, 1).
-      b2: AdamW's decay of the mean of squared gradients, in [0, 1).
+      b1: AdamW's decay of the mean of gradients, in [0, 1); Lion's weight of the past in a step.
+      b2: AdamW's decay of the mean of squared gradients, in [0, 1), 0.999 by default; Lion's decay
+        of the mean of gradients, 0.99 by default.
       eps: AdamW's addend in the denominator.
-      momentum: SGD's momentum, in [0, 1).
+      momentum: SGD's and Adafactor's momentum, in [0, 1).
+      ema_decay: keeps the moving average of the parameters with this decay, in [0, 1); see
+        `average_params`. By default there is none.
 
     Returns:
       The optax transformation.
@@ -109,13 +129,17 @@ def make_optimizer(
       ValueError: naming the argument, its value and the allowed range.
 
     References:
-      Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, algorithm 2.
+      Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, algorithm 2 (AdamW).
+      Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235, algorithm 4 (Adafactor).
+      Chen et al. 2023, https://arxiv.org/abs/2302.06675, algorithm 2 (Lion).
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"name must be one of {OPTIMIZERS}, got {name!r}")
     _check_number("weight_decay", weight_decay)
-    for argument, value in (("b1", b1), ("b2", b2), ("momentum", momentum)):
-        if not 0 <= value < 1:
+    b2 = _DEFAULT_B2.get(name, 0.0) if b2 is None else b2
+    fractions = {"b1": b1, "b2": b2, "momentum": momentum, "ema_decay": ema_decay}
+    for argument, value in fractions.items():
+        if value is not None and not 0 <= value < 1:
             raise ValueError(f"{argument} must be in [0, 1), got {value}")
     if clip_norm is not None and not (math.isfinite(clip_norm) and clip_norm > 0):
         raise ValueError(f"clip_norm must be finite and above 0, got {clip_norm}")
@@ -126,12 +150,42 @@ def make_optimizer(
     if name == "adamw":
         _check_number("eps", eps)
         parts.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
+    elif name == "lion":
+        parts.append(optax.scale_by_lion(b1=b1, b2=b2))
+    elif name == "adafactor":
+        parts += [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)]
+        parts += [optax.scale_by_param_block_rms()]
+        parts += [optax.ema(momentum, debias=False)] if momentum else []
     elif momentum:
         parts.append(optax.trace(decay=momentum))
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=_decayed))
     parts.append(optax.scale_by_learning_rate(rate))
+    if ema_decay is not None:
+        parts.append(average_params(ema_decay))
     return _with_standard_promotion(optax.chain(*parts))
+
+
+def average_params(decay: float) -> optax.GradientTransformation:
+    """Keeps ema <- decay * ema + (1 - decay) * theta of the parameters, and changes no update.
+
+    The average starts at the parameters themselves. It must come last in a chain, where the updates
+    are what is added. Read it with `optax.tree.get(state.opt_state, "ema")`.
+    """
+
+    def init(params: Params) -> EmaState:
+        return EmaState(ema=jax.tree.map(jnp.copy, params))
+
+    def update(
+        updates: optax.Updates, state: Any, params: Params | None = None
+    ) -> tuple[optax.Updates, EmaState]:
+        if params is None:
+            raise ValueError("params must be given: the average is theirs")
+        new = optax.apply_updates(params, updates)
+        ema = jax.tree.map(lambda old, x: decay * old + (1 - decay) * x, state.ema, new)
+        return updates, EmaState(ema=ema)
+
+    return optax.GradientTransformation(init, update)
 
 
 def _with_standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.training.train_state import TrainState
 from jax import lax
 
-from rsft_jax.data.batches import Batch
+from rsft_jax.data.batches import Batch, PackedBatch
 from rsft_jax.sharding.rules import TrainShardings
 from rsft_jax.training.losses import LossFn, LossTerms, completion_loss
 from rsft_jax.training.parts import Part
@@ -27,6 +27,9 @@ class StepMetrics:
       num_tokens: [] int32 completion tokens trained on.
       entropy: [] mean entropy of the predictions, in nats a token.
       accuracy: [] part of the tokens that were the likeliest.
+      kl: [] mean KL divergence of the predictions from the reference's, in nats a token; 0 without
+        a reference.
+      clipped: [] part of the tokens whose importance ratio was at its bound.
       finite: [] bool, whether loss and gradient norm were finite. Otherwise, and where no token
         was to be trained, the state is as it was.
     """
@@ -37,10 +40,14 @@ class StepMetrics:
     num_tokens: Array
     entropy: Array
     accuracy: Array
+    kl: Array
+    clipped: Array
     finite: Array
 
 
-StepFn = Callable[[TrainState, Params, Batch], tuple[TrainState, StepMetrics]]
+AnyBatch = Batch | PackedBatch
+
+StepFn = Callable[[TrainState, Params, AnyBatch], tuple[TrainState, StepMetrics]]
 """(state, frozen, batch) -> (state, metrics); the given state is donated and gone afterwards."""
 
 
@@ -77,20 +84,20 @@ def make_train_step(
         raise ValueError(f"accumulate must be at least 1, got {accumulate}")
     loss_fn = completion_loss(model) if loss is None else loss
 
-    def gradient(trainable: Params, frozen: Params, batch: Batch) -> tuple[Params, LossTerms]:
+    def gradient(trainable: Params, frozen: Params, batch: AnyBatch) -> tuple[Params, LossTerms]:
         def total(trainable: Params) -> tuple[Array, LossTerms]:
             terms = loss_fn(part.variables(trainable, frozen), batch)
             return terms.total, terms
 
         return jax.grad(total, has_aux=True)(trainable)
 
-    def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    def step(state: TrainState, frozen: Params, batch: AnyBatch) -> tuple[TrainState, StepMetrics]:
         if accumulate == 1:
             grads, terms = gradient(state.params, frozen, batch)
         else:
             parts = _split_rows(batch, accumulate)
 
-            def add(sums: tuple[Params, LossTerms], part_of_batch: Batch):
+            def add(sums: tuple[Params, LossTerms], part_of_batch: AnyBatch):
                 new = gradient(state.params, frozen, part_of_batch)
                 return jax.tree.map(jnp.add, sums, new), None
 
@@ -113,7 +120,7 @@ def make_train_step(
 def fine_tune(
     state: TrainState,
     frozen: Params,
-    batches: Iterable[Batch],
+    batches: Iterable[AnyBatch],
     step: StepFn,
     *,
     max_refused: int = 3,
@@ -172,11 +179,13 @@ def _apply(state: TrainState, grads: Params, terms: LossTerms) -> tuple[TrainSta
         num_tokens=terms.num_tokens,
         entropy=mean(terms.entropy, terms.num_tokens),
         accuracy=mean(terms.correct, terms.num_tokens),
+        kl=mean(terms.kl, terms.num_tokens),
+        clipped=mean(terms.clipped, terms.num_tokens),
         finite=finite,
     )
 
 
-def _split_rows(batch: Batch, parts: int) -> Batch:
+def _split_rows(batch: AnyBatch, parts: int) -> AnyBatch:
     rows = batch.tokens.shape[0]
     if rows % parts:
         near = [n for n in range(1, rows + 1) if rows % n == 0]

@@ -2,7 +2,13 @@ import jax
 import numpy as np
 import pytest
 
-from rsft_jax.data.batches import make_batches, padding_fraction
+from rsft_jax.data.batches import (
+    draw_old,
+    first_fit,
+    make_batches,
+    pack_batches,
+    padding_fraction,
+)
 
 
 def _sequences(count, seed=0):
@@ -118,3 +124,112 @@ def test_batches_refuse_bad_arguments(arguments, message):
     good = {"prompt_tokens": [[1], [2]], "completion_tokens": [[3], [4, 5]], "batch_size": 2}
     with pytest.raises(ValueError, match=message):
         make_batches(**{**good, **arguments})
+
+
+def test_packing_keeps_every_sequence_whole_and_apart():
+    generator = np.random.default_rng(0)
+    prompts = [generator.integers(1, 50, n).tolist() for n in generator.integers(1, 6, 40)]
+    texts = [generator.integers(1, 50, n).tolist() for n in generator.integers(0, 20, 40)]
+    log_probs = [-generator.exponential(size=len(text)) for text in texts]
+    weights = generator.uniform(0, 2, 40) * (np.arange(40) % 5 > 0)
+    batches = pack_batches(
+        prompts, texts, weights, log_probs=log_probs, batch_size=3, row_length=32,
+        key=jax.random.key(4),
+    )  # fmt: skip
+    kept = [i for i in range(40) if texts[i] and weights[i] > 0]
+    scale = weights[weights > 0].mean()
+    found = []
+    for batch in batches:
+        assert batch.tokens.shape == (3, 32)
+        for row in range(3):
+            numbers = batch.segments[row]
+            assert np.all((batch.positions[row] == -1) == (numbers == 0))
+            for number in range(1, numbers.max() + 1):
+                (where,) = np.nonzero(numbers == number)
+                assert np.array_equal(batch.positions[row, where], np.arange(len(where)))
+                assert np.array_equal(np.diff(where), np.ones(len(where) - 1))
+                trained = where[batch.weights[row, where] > 0]
+                assert np.all(batch.completion_lengths[row, trained] == len(trained))
+                found.append((
+                    batch.tokens[row, where[: -len(trained)]].tolist(),
+                    batch.tokens[row, trained].tolist(),
+                    round(float(batch.weights[row, trained[0]] * scale), 4),
+                    np.round(batch.log_probs[row, trained], 4).tolist(),
+                ))  # fmt: skip
+    wanted = [
+        (prompts[i], texts[i], round(float(weights[i]), 4),
+         np.round(log_probs[i].astype(np.float32), 4).tolist())
+        for i in kept
+    ]  # fmt: skip
+    assert sorted(map(str, found)) == sorted(map(str, wanted))
+
+
+def test_packing_wastes_less_than_rows_of_their_own():
+    generator = np.random.default_rng(1)
+    prompts = [[1] * 10] * 200
+    texts = [[2] * n for n in np.clip(generator.geometric(0.02, 200), 1, 200)]
+    single = make_batches(prompts, texts, batch_size=8)
+    in_order = [
+        batch
+        for start in range(0, 200, 8)
+        for batch in make_batches(
+            prompts[start : start + 8], texts[start : start + 8], batch_size=8
+        )
+    ]
+    packed = pack_batches(prompts, texts, batch_size=8, row_length=256)
+    assert padding_fraction(packed[:-1]) < 0.02
+    assert padding_fraction(packed) < padding_fraction(single) < padding_fraction(in_order)
+
+
+def test_first_fit_is_the_rule_written_out():
+    generator = np.random.default_rng(2)
+    lengths = generator.integers(1, 40, 100)
+    room, bins = [], []
+    for i, length in enumerate(lengths):
+        for b in range(len(room)):
+            if room[b] >= length:
+                break
+        else:
+            room.append(40)
+            bins.append([])
+            b = len(room) - 1
+        room[b] -= length
+        bins[b].append(i)
+    assert first_fit(lengths, 40) == bins
+    with pytest.raises(ValueError, match=r"lengths must be in \[0, 8\], got 9 in place 1"):
+        first_fit([2, 9], 8)
+
+
+def test_old_sequences_make_up_the_wanted_part():
+    key = jax.random.key(7)
+    chosen = draw_old(key, 60, 50, fraction=0.4)
+    assert len(chosen) == 40
+    assert len(set(chosen.tolist())) == 40
+    np.testing.assert_array_equal(chosen, draw_old(key, 60, 50, fraction=0.4))
+    assert len(draw_old(key, 60, 10, fraction=0.4)) == 10
+    assert len(draw_old(key, 60, 10, fraction=0.0)) == 0
+    keys = jax.random.split(key, 400)
+    counts = np.zeros(6)
+    for k in keys:
+        counts[draw_old(k, 6, 6, fraction=0.25)] += 1
+    # 400 draws of 2 among 6: 133 each, standard deviation 9.4.
+    assert counts.sum() == 800
+    assert np.abs(counts - 800 / 6).max() < 4 * 9.4
+    with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\), got 1"):
+        draw_old(key, 6, 6, fraction=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"row_length": 3}, "row 0 has 4 tokens .* more than max_length = 3"),
+        ({"row_length": 0}, "row_length must be at least 1, got 0"),
+        ({"log_probs": [[-1.0]]}, r"row 0 has the shape \(1,\) and 2 tokens"),
+        ({"log_probs": [[-1.0, -np.inf]]}, "log_probs must be finite, but row 0 is not"),
+        ({"log_probs": []}, "log_probs has 0 rows, prompt_tokens has 1"),
+    ],
+)
+def test_packing_refuses_bad_arguments(changes, message):
+    arguments = {"batch_size": 1, "row_length": 8} | changes
+    with pytest.raises(ValueError, match=message):
+        pack_batches([[1, 2]], [[3, 4]], **arguments)

@@ -96,3 +96,55 @@ def test_schedule_rises_over_the_warmup_then_falls(schedule, expected):
 def test_optimizer_refuses_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_optimizer(**{"learning_rate": 1e-3, **arguments})
+
+
+def test_lion_follows_its_algorithm():
+    tx = make_optimizer("lion", learning_rate=0.1, weight_decay=0.5)
+    generator = np.random.default_rng(0)
+    theta = {"kernel": jnp.asarray(generator.normal(size=20), jnp.float32)}
+    state, mean, wanted = tx.init(theta), np.zeros(20), np.asarray(theta["kernel"], np.float64)
+    for _ in range(3):
+        gradient = generator.normal(size=20)
+        direction = np.sign(0.9 * mean + 0.1 * gradient)
+        wanted = wanted - 0.1 * (direction + 0.5 * wanted)
+        mean = 0.99 * mean + 0.01 * gradient
+        updates, state = tx.update({"kernel": jnp.asarray(gradient, jnp.float32)}, state, theta)
+        theta = optax.apply_updates(theta, updates)
+    np.testing.assert_allclose(theta["kernel"], wanted, rtol=1e-5)
+
+
+def test_adafactor_keeps_rows_and_columns_of_a_matrix():
+    tx = make_optimizer("adafactor", learning_rate=0.1)
+    params = {"kernel": jnp.ones((256, 512)), "scale": jnp.ones(8)}
+    numbers = sum(x.size for x in jax.tree.leaves(tx.init(params)))
+    assert numbers < 256 + 512 + 8 + 20
+    # The factored root mean square of a constant gradient is that gradient: the step is the rate.
+    moved = _step(tx, params, jax.tree.map(lambda x: 3.0 * jnp.ones_like(x), params))
+    np.testing.assert_allclose(moved["kernel"], 0.9, rtol=1e-5)
+    np.testing.assert_allclose(moved["scale"], 0.9, rtol=1e-5)
+
+
+def test_average_of_parameters_follows_the_formula():
+    tx = make_optimizer("sgd", learning_rate=1.0, ema_decay=0.9)
+    plain = make_optimizer("sgd", learning_rate=1.0)
+    theta = jnp.zeros(2)
+    state, wanted, where = tx.init(theta), 0.0, 0.0
+    for _ in range(4):
+        updates, state = tx.update(jnp.ones(2), state, theta)
+        np.testing.assert_array_equal(
+            updates, plain.update(jnp.ones(2), plain.init(theta), theta)[0]
+        )
+        theta = optax.apply_updates(theta, updates)
+        where -= 1.0
+        wanted = 0.9 * wanted + 0.1 * where
+    np.testing.assert_allclose(optax.tree.get(state, "ema"), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd"])
+def test_every_optimizer_lowers_a_square(name):
+    tx = make_optimizer(name, learning_rate=0.05, clip_norm=1.0, ema_decay=0.5)
+    theta = {"kernel": jnp.full((4, 4), 2.0)}
+    for _ in range(3):
+        moved = _step(tx, theta, theta)
+        assert optax.tree.norm(moved) < optax.tree.norm(theta)
+        theta = moved

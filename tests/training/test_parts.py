@@ -1,12 +1,21 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from rsft_jax.models.transformer import Transformer
 from rsft_jax.training.optimizers import make_optimizer
-from rsft_jax.training.parts import Part, all_parameters, last_layers, lora
+from rsft_jax.training.parts import (
+    NORMS_AND_BIASES,
+    Part,
+    all_parameters,
+    last_layers,
+    lora,
+    matching,
+)
 from rsft_jax.training.state import create_train_state
 from rsft_jax.training.step import make_train_step
 from tests.training.toys import CONFIG, make_batch, make_params
@@ -154,3 +163,31 @@ def test_parts_refuse_bad_arguments():
         last_layers(4).split(make_params())
     with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
         lora(jax.random.key(0), rank=0)
+
+
+def test_matching_trains_the_named_paths_alone():
+    part = matching(*NORMS_AND_BIASES)
+    model = Transformer(part.model(CONFIG))
+    tx = make_optimizer(learning_rate=0.1)
+    params = make_params()
+    state, frozen = create_train_state(model, part, params, tx)
+    assert set(flatten_dict(state.params, sep="/")) == {
+        "layers/attention_norm/scale",
+        "layers/mlp_norm/scale",
+        "final_norm/scale",
+    }
+    # Frozen parameters have no moments: two for each trained number, and two counters.
+    sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, state.opt_state)]
+    assert sizes[1] <= 2 * sizes[0] + 2
+    state, _ = make_train_step(model, part)(state, frozen, make_batch())
+    after, before = (flatten_dict(p, sep="/") for p in (part.export(state.params, frozen), params))
+    for path, leaf in after.items():
+        same = bool(jnp.all(leaf == before[path]))
+        assert same != path.endswith("scale"), path
+
+
+def test_matching_names_near_paths():
+    with pytest.raises(ValueError, match=r"matches 'layers/atention/query/kernel'; near: .*query"):
+        matching("layers/atention/query/kernel").split(make_params())
+    with pytest.raises(ValueError, match="at least one parameter, got none"):
+        matching()
