@@ -17,6 +17,7 @@ from rsft_jax.sampling.categorical import (
     take_block,
 )
 from rsft_jax.sampling.draws import check_key, log_uniform, row_keys, unit_uniform
+from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array, PRNGKey, record
 
 
@@ -156,6 +157,7 @@ def _constrained_sample(key, logits, *, allows, max_checks, num_accepts):
         "draws": jnp.zeros((rows,), jnp.float32),
         "value": zero - 1,
     }
+    state = vary_like(state, key, flat)
     state = jax.lax.while_loop(lambda s: active(s).any(), check, state)
     estimated = (state["accepts"] == num_accepts) & (num_accepts > 1)
     log_weight = jnp.log(jnp.float32(max(num_accepts - 1, 1))) - jnp.log(
@@ -254,7 +256,6 @@ def _squeeze(key, log_lower, log_upper, *, score, chunk):
             violated.at[index].set(outside, mode="drop"),
         )
 
-    _, accepted, violated = jax.lax.while_loop(
-        lambda state: state[0].any(), score_some, (undecided, sure, jnp.zeros((rows,), bool))
-    )
+    start = vary_like((undecided, sure, jnp.zeros((rows,), bool)), key, log_lower, log_upper)
+    _, accepted, violated = jax.lax.while_loop(lambda s: s[0].any(), score_some, start)
     return SqueezedDraws(accepted=accepted, scored=undecided, violated=violated)

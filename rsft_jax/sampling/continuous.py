@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from rsft_jax.sampling.counting import running_count
 from rsft_jax.sampling.draws import check_key, counter_bits, log_uniform, row_keys, unrolled_key
 from rsft_jax.sampling.rejection import RejectionSample
+from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array, Numeric, PRNGKey
 
 _BLOCK = 1 << 18  # proposals drawn at a time: large enough to vectorise, small enough for a cache
@@ -157,7 +158,7 @@ def _sample_blocks(
         start, filled, _ = state
         return (filled < num_samples) & (start < budget)
 
-    start = (jnp.int32(0), jnp.int32(0), slots)
+    start = vary_like((jnp.int32(0), jnp.int32(0), slots), key, log_envelope)
     _, filled, slots = jax.lax.while_loop(unfinished, pack, start)
     x, excess, index = jax.tree.map(lambda leaf: leaf[:num_samples], slots)
     slot = jnp.arange(num_samples, dtype=jnp.int32)
@@ -197,6 +198,7 @@ def _sample_lanes(
     kept = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[:2])
     none = jnp.zeros((num_samples,), bool)
     state = (jnp.int32(0), none, none.astype(jnp.int32), kept)
+    state = vary_like(state, key, log_envelope)
     _, accepted, count, (x, excess) = jax.lax.while_loop(
         lambda s: (s[0] < max_attempts) & ~s[1].all(), try_all, state
     )

@@ -25,6 +25,7 @@ from rsft_jax.sampling.categorical import (
     has_nan,
 )
 from rsft_jax.sampling.draws import check_key, log_uniform, row_keys, unit_uniform
+from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array, Numeric, PRNGKey, record
 
 _LANES = 512  # rows tried at a time: enough to vectorise, few enough not to waste the last ones
@@ -251,4 +252,5 @@ def _run_attempts(
         count=jnp.zeros((rows,), jnp.int32),
         log_ratio=jnp.full((rows,), -jnp.inf, log_bound.dtype),
     )
+    start = vary_like(start, keys, proposal, target, log_bound, tried)
     return jax.lax.while_loop(lambda state: active(state).any(), attempt, start)

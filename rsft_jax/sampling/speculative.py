@@ -21,6 +21,7 @@ from rsft_jax.sampling.categorical import (
     take_block,
 )
 from rsft_jax.sampling.draws import check_key, log_uniform, row_keys, unit_uniform
+from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array, PRNGKey, record
 
 
@@ -176,7 +177,7 @@ def _log_block_weights(log_ratio: Array) -> Array:
         log_w = jnp.minimum(log_w + ratio, 0)
         return log_w, log_w
 
-    start = jnp.zeros(log_ratio.shape[:1], log_ratio.dtype)
+    start = vary_like(jnp.zeros(log_ratio.shape[:1], log_ratio.dtype), log_ratio)
     _, rest = jax.lax.scan(step, start, log_ratio.T)
     return jnp.concatenate([start[:, None], rest.T], axis=1)
 

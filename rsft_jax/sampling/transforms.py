@@ -26,6 +26,7 @@ from rsft_jax.sampling.categorical import (
     has_nan,
     take_block,
 )
+from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array
 
 _MAX_HEAP = 64
@@ -240,7 +241,9 @@ def _kth_largest(flat: Array, k: int) -> tuple[Array, Array]:
     """
     if k <= _MAX_HEAP:
         candidates = _in_best_blocks(flat, k)
-        kth = _heap(candidates, k)[0][:, -1]
+        # The least of them, and not the last: XLA pulls a slice in and sorts the whole row instead,
+        # and a barrier against that makes it abort where the rows are sharded.
+        kth = jax.lax.top_k(candidates, k)[0].min(axis=-1)  # a heap, one pass
         above = _count(candidates > kth[:, None])
     else:
         kth = _least_kept(
@@ -255,13 +258,6 @@ def _kth_largest(flat: Array, k: int) -> tuple[Array, Array]:
     return jnp.where(has_nan(flat), jnp.nan, kth), above
 
 
-def _heap(values: Array, k: int) -> tuple[Array, Array]:
-    """XLA's top_k: a heap of k, one pass whose cost grows with k."""
-    # Without the barrier XLA pulls a slice of it in and sorts the whole row instead.
-    values, index = jax.lax.optimization_barrier(jax.lax.top_k(values, k))
-    return values, index
-
-
 def _in_best_blocks(flat: Array, k: int) -> Array:
     """`[B, n]` the values of the k blocks with the largest maxima: the k largest are among them.
 
@@ -272,7 +268,7 @@ def _in_best_blocks(flat: Array, k: int) -> Array:
     if whole < 2 * k:
         return flat
     blocks = flat[:, : whole * _HEAP_BLOCK].reshape(rows, whole, _HEAP_BLOCK)
-    best = _heap(blocks.max(axis=-1), k)[1]
+    best = jax.lax.top_k(blocks.max(axis=-1), k)[1]
     inside = jax.vmap(lambda row, index: row[index])(blocks, best).reshape(rows, k * _HEAP_BLOCK)
     return jnp.concatenate([inside, flat[:, whole * _HEAP_BLOCK :]], axis=1)
 
@@ -341,7 +337,7 @@ def _least_kept(
     low = jnp.full(level.shape, to_order(lowest), integer)
     high = jnp.full(level.shape, to_order(jnp.inf) + one, integer)
     low_measure = measure_from(to_float(low))
-    bounds = (low, high, low_measure, jnp.zeros_like(low_measure))
+    bounds = vary_like((low, high, low_measure, jnp.zeros_like(low_measure)), values, level)
     bounds = jax.lax.while_loop(lambda b: ~done(*b).all(), halve, bounds)
     floor = to_float(bounds[0])[:, None, None]
     return block_reduce(lambda x: jnp.where(x >= floor, x, jnp.inf).min(axis=-1), values).min(
