@@ -32,7 +32,7 @@ def draw(draws, **options):
     return constrained_sample(jax.random.key(0), logits, allows, **options)
 
 
-@pytest.mark.parametrize("draws", [20_000, pytest.param(SLOW_DRAWS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("draws", [DEFAULT_DRAWS, pytest.param(SLOW_DRAWS, marks=pytest.mark.slow)])
 def test_constrained_sample_follows_the_conditional_law_and_its_weight_is_unbiased(draws):
     sample = draw(draws, max_checks=125)
     assert sample.accepted.all()
@@ -49,7 +49,7 @@ def test_constrained_sample_follows_the_conditional_law_and_its_weight_is_unbias
 
 
 def test_running_out_of_checks_does_not_bend_the_law():
-    sample = draw(100_000, max_checks=4, num_accepts=1)
+    sample = draw(50_000, max_checks=4, num_accepts=1)
     assert 0.05 < sample.accepted.mean() < 0.95
     found = np.asarray(sample.value)[np.asarray(sample.accepted)]
     assert_law(count_cells(found, 125), np.where(ALLOWED, P, 0) / Z)
