@@ -4,7 +4,9 @@ One table (`RULES`) maps the names that the model gives its axes to the mesh; th
 step then runs on one core, eight devices or many hosts.
 """
 
+from rsft_jax.sharding.collectives import Collective, collectives
 from rsft_jax.sharding.mesh import BATCH_AXES, MESH_AXES, check_batch_size, make_mesh
+from rsft_jax.sharding.processes import process_rows, shard_batch
 from rsft_jax.sharding.rules import (
     RULES,
     TrainShardings,
@@ -17,10 +19,14 @@ __all__ = [
     "BATCH_AXES",
     "MESH_AXES",
     "RULES",
+    "Collective",
     "TrainShardings",
     "check_batch_size",
+    "collectives",
     "logical_axes",
     "make_mesh",
+    "process_rows",
+    "shard_batch",
     "train_shardings",
     "tree_shardings",
 ]

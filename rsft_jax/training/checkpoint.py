@@ -9,6 +9,9 @@ latest checkpoint whose files are what the manifest says.
 (Orbax's own `CheckpointManager` is not used: it counts any folder named by a number as a step,
 for its retention too, restores files whose bits have flipped, and casts to another dtype.)
 
+In a run of several processes all call `save` and `restore`, on a file system that they share; each
+writes its part of the arrays. A checkpoint is read on any other mesh or number of processes.
+
 Log lines come from Orbax through `logging`; the caller decides on their level.
 """
 
@@ -26,6 +29,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 FORMAT = 1
 """Version of the layout on disk."""
@@ -113,11 +117,14 @@ class Checkpoints:
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
         final = self._folder(step)
-        if final.exists():
-            if not _faults(final):
-                raise ValueError(f"step {step} has a checkpoint already, in {final}")
-            self._remove(final)
-        self._clear()
+        if final.exists() and not _faults(final):
+            raise ValueError(f"step {step} has a checkpoint already, in {final}")
+        _wait_for_others("checked")
+        if _is_first():
+            if final.exists():
+                self._remove(final)
+            self._clear()
+        _wait_for_others("cleared")
         leaves = {item: _flatten(tree) for item, tree in arrays.items()}
         manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -133,6 +140,14 @@ class Checkpoints:
         # Orbax refuses a tree without leaves, such as the state of plain SGD.
         full = {item: ocp.args.StandardSave(flat) for item, flat in leaves.items() if flat}
         self._orbax.save(partial, args=ocp.args.Composite(**full))
+        _wait_for_others("written")
+        if _is_first():
+            self._finish(step, partial, manifest)
+        _wait_for_others("finished")
+
+    def _finish(self, step: int, partial: Path, manifest: dict[str, Any]) -> None:
+        """Adds the manifest to what all processes have written, and gives it its name."""
+        final = self._folder(step)
         manifest["files"] = {
             str(file.relative_to(partial)): _digest(file, flush=True) for file in _files(partial)
         }
@@ -227,6 +242,16 @@ class Checkpoints:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
+def _is_first() -> bool:
+    return jax.process_index() == 0
+
+
+def _wait_for_others(what: str) -> None:
+    """One process renames and removes; the others wait until it has."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"rsft_jax checkpoint {what}")
+
+
 def _flatten(tree: Any) -> dict[str, Any]:
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
@@ -242,7 +267,7 @@ def _abstract(leaf: Any) -> Any:
         return leaf
     # Without a sharding Orbax would take the one on disk, from a mesh that may not exist here.
     sharding = getattr(leaf, "sharding", None)
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

@@ -98,7 +98,8 @@ def completion_loss(
         "embedder" and "head".
       normalise: "token" or "sequence".
       chunk_tokens: how many rows of logits exist at once, at least (one place of every row of the
-        batch is the smallest chunk).
+        batch is the smallest chunk). On a mesh it counts those of all devices, and the head's
+        gradient is summed over them chunk by chunk: take so many times more.
       label_smoothing: a, in [0, 1).
       z_loss: b, at least 0; 1e-4 is usual.
       clip_ratio: e, at least 0; needs batches with `log_probs`. By default there is no ratio.

@@ -1,6 +1,8 @@
 """The training step, compiled once, and the loop over batches as a generator."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,10 @@ import optax
 from flax import linen as nn
 from flax.training.train_state import TrainState
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rsft_jax.data.batches import Batch, PackedBatch
+from rsft_jax.models.transformer import Layer
 from rsft_jax.sharding.rules import TrainShardings
 from rsft_jax.training.losses import LossFn, LossTerms, completion_loss
 from rsft_jax.training.parts import Part
@@ -89,7 +93,8 @@ def make_train_step(
             terms = loss_fn(part.variables(trainable, frozen), batch)
             return terms.total, terms
 
-        return jax.grad(total, has_aux=True)(trainable)
+        with _rows_divided(shardings):
+            return jax.grad(total, has_aux=True)(trainable)
 
     def step(state: TrainState, frozen: Params, batch: AnyBatch) -> tuple[TrainState, StepMetrics]:
         if accumulate == 1:
@@ -152,6 +157,38 @@ def fine_tune(
                 f"{float(metrics.loss)}, gradient norm {float(metrics.grad_norm)}); the "
                 f"parameters are those after optimizer step {int(state.step)}"
             )
+
+
+def _rows_divided(shardings: TrainShardings | None) -> contextlib.AbstractContextManager[None]:
+    """Keeps the rows of activations on the devices that the rows of the batch are on.
+
+    Of a parameter whose width is divided the compiler may gather the parameter or divide the
+    activations by width, too; left alone it does some of the second, and sums partial products
+    over the devices in every layer. With the residual stream pinned to rows it gathers parameters.
+    """
+    if shardings is None:
+        return contextlib.nullcontext()
+    rows = shardings.batch
+    mesh, leaves = rows.mesh, jax.tree.leaves((shardings.state, shardings.frozen))
+    divided = any("fsdp" in leaf.spec for leaf in leaves)
+    by_width = NamedSharding(mesh, PartitionSpec("data", None, "fsdp" if divided else None))
+
+    def constrained(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        out = call(*args, **kwargs)
+        if context.method_name != "__call__":
+            return out
+        if isinstance(context.module, nn.Embed):
+            # By way of the division that a look-up in a table divided by width gives: from there an
+            # all-to-all leads to rows, and without it the compiler gathers the whole batch.
+            out = lax.with_sharding_constraint(out, by_width) if divided else out
+            return lax.with_sharding_constraint(out, rows)
+        if isinstance(context.module, Layer):
+            return lax.with_sharding_constraint(out[0], rows), *out[1:]
+        return out
+
+    return nn.intercept_methods(constrained)
 
 
 def _apply(state: TrainState, grads: Params, terms: LossTerms) -> tuple[TrainState, StepMetrics]:

@@ -1,0 +1,54 @@
+"""Batches for several processes: each loads its own rows, and together they are one array.
+
+A process starts with `jax.distributed.initialize()`, which finds the others by itself under SLURM,
+Open MPI, Kubernetes and on Cloud TPU, or takes an address, a count and a number; after it
+`jax.devices()` are those of all processes and `make_mesh` lays them out. The training step is the
+same program on each.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from rsft_jax.sharding.mesh import check_batch_size
+
+
+def process_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that this process must load.
+
+    Args:
+      sharding: of the batch, such as `train_shardings(...).batch`.
+      batch_size: rows of the global batch.
+
+    Returns:
+      Ascending row numbers; all of them in a run of one process.
+
+    Raises:
+      ValueError: if the devices cannot share the rows evenly, with the nearest numbers that they
+        can.
+    """
+    check_batch_size(sharding.mesh, batch_size)  # pyright: ignore[reportArgumentType]
+    places = sharding.addressable_devices_indices_map((batch_size,)).values()
+    rows = [np.arange(batch_size)[index] for index in places if index is not None]
+    return np.unique(np.concatenate(rows))
+
+
+def shard_batch(sharding: NamedSharding, local: Any, batch_size: int) -> Any:
+    """Makes global arrays of the rows that each process has loaded.
+
+    Args:
+      sharding: as in `process_rows`.
+      local: a batch (any tree) of the rows `process_rows(sharding, batch_size)`, in their order.
+      batch_size: rows of the global batch.
+
+    Returns:
+      The tree with `[batch_size, ...]` arrays, of which each device holds its own rows.
+    """
+
+    def whole(leaf: Any) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_process_local_data(sharding, leaf, (batch_size, *leaf.shape[1:]))
+
+    return jax.tree.map(whole, local)

@@ -1,0 +1,107 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from rsft_jax.models.transformer import Transformer
+from rsft_jax.sharding import collectives, make_mesh, train_shardings
+from rsft_jax.training.optimizers import make_optimizer
+from rsft_jax.training.parts import all_parameters
+from rsft_jax.training.state import abstract_train_state
+from rsft_jax.training.step import make_train_step
+from tests.sharding.test_rules import MESHES
+from tests.training.toys import CONFIG, make_batch, make_params
+
+TX = make_optimizer("sgd", learning_rate=0.1)
+
+
+def _of_a_step(rules, num_layers):
+    config = dataclasses.replace(CONFIG, num_layers=num_layers)
+    part = all_parameters()
+    model, mesh = Transformer(part.model(config)), make_mesh(**MESHES[rules])
+    state, frozen = abstract_train_state(model, part, make_params(config), TX)
+    shardings = train_shardings(mesh, rules, model, state, frozen)
+    step = make_train_step(model, part, shardings=shardings)
+    found = collectives(step.lower(state, frozen, make_batch()).compile().as_text())
+    return found, 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+
+@pytest.mark.multi_device
+@pytest.mark.parametrize(
+    ("rules", "per_layer"),
+    [
+        # The gradients of a layer are summed together.
+        ("replicated", {"all-reduce": 1}),
+        # 7 kernels are gathered forward, and again backward; their gradients are summed over fsdp
+        # and over data, and those of the norms.
+        ("fsdp", {"all-gather": 14, "all-reduce": 3}),
+        # Partial products are summed after attention and feed-forward: forward, backward, and
+        # after attention once more where the backward pass computes the layer again. The sixth
+        # sums the gradients over data.
+        ("tensor", {"all-reduce": 6}),
+        ("fsdp+tensor", {"all-gather": 14, "all-reduce": 8}),
+    ],
+)
+def test_collectives_of_a_step_are_those_of_its_rule(rules, per_layer):
+    (two, _), (three, size) = (_of_a_step(rules, n) for n in (2, 3))
+    growth = {
+        kind: three[kind].times - (two[kind].times if kind in two else 0)
+        for kind in three
+        if kind not in two or three[kind].times != two[kind].times
+    }
+    assert growth == per_layer
+    sent = {kind: found.bytes for kind, found in three.items()}
+    if rules == "replicated":
+        # A ring of 8 sends 2 * 7/8 of what is summed: the gradient of every parameter.
+        assert set(sent) == {"all-reduce"}
+        assert 1.75 * size <= sent["all-reduce"] < 1.75 * size + 8000
+    if rules == "fsdp":
+        # Never more than every parameter twice: activations stay where their rows are.
+        assert sent["all-gather"] < 2 * 0.75 * size * 1.2
+        assert sent["all-reduce"] < 2 * 1.75 * size
+    if rules == "tensor":
+        assert "all-gather" not in sent
+
+
+def test_loops_count_as_often_as_they_run():
+    mesh = make_mesh()
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def total(x):
+        def body(carry, _):
+            y = jax.lax.with_sharding_constraint(carry * 2, everywhere)
+            return jax.lax.with_sharding_constraint(y + 1, rows), None
+
+        return jax.lax.scan(body, x, None, length=5)[0]
+
+    compiled = jax.jit(total, in_shardings=rows, out_shardings=rows)
+    text = compiled.lower(np.zeros((16, 4), np.float32)).compile().as_text()
+    found = collectives(text)["all-gather"]
+    assert found.times == 5
+    assert found.bytes == 5 * 16 * 4 * 4 * 7 // 8
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "size"),
+    [
+        ("bf16[8,4]{1,0} all-gather(%p), replica_groups=[2,4]<=[8]", "all-gather", 48),
+        ("f32[8]{0} reduce-scatter(%p), replica_groups={{0,1},{2,3}}", "reduce-scatter", 32),
+        (
+            "(f32[2], f32[8]) all-gather-start(%p), replica_groups=[1,4]<=[4]",
+            "all-gather",
+            24,
+        ),
+        ("f32[4]{0} collective-permute(%p), source_target_pairs={{0,1}}", "collective-permute", 16),
+        ("(f32[4]{0}, f32[2]{0}) all-reduce(%p, %q), replica_groups={{0,1}}", "all-reduce", 24),
+    ],
+)
+def test_bytes_follow_the_ring_formulas(line, kind, size):
+    text = f"ENTRY %main (p: f32[4]) -> f32[4] {{\n  %x = {line}\n}}"
+    assert collectives(text) == {kind: (1, size)}
+
+
+def test_groups_of_one_device_move_nothing():
+    line = "  %x = f32[4]{0} all-reduce(%p), replica_groups={{0},{1}}"
+    assert collectives(f"ENTRY %main (p: f32[4]) -> f32[4] {{\n{line}\n}}") == {}
