@@ -1,5 +1,7 @@
 """Turns settings into the objects of the library: one small function for each part."""
 
+import hashlib
+import importlib.metadata
 from pathlib import Path
 
 import jax
@@ -12,6 +14,7 @@ from rsft_jax.data import Prompt, read_prompts
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.experiments import assets, schema, tiny
 from rsft_jax.experiments.errors import ConfigError, shown
+from rsft_jax.experiments.structure import to_dict
 from rsft_jax.generation import SamplingParams
 from rsft_jax.interop import Pretrained, load_pretrained
 from rsft_jax.rewards import (
@@ -120,6 +123,12 @@ def make_reward(reward: schema.RewardConfig) -> WeightedSum:
             "length": (length_penalty(reward.min_words, reward.max_words), -reward.length),
         }
     )
+
+
+def reward_version(reward: schema.RewardConfig) -> str:
+    """Names a reward: another setting, or another version of this package, is another name."""
+    text = f"{to_dict(reward)} {importlib.metadata.version('rsft_jax')}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def make_judge(reward: schema.RewardConfig) -> RewardFn:

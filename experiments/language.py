@@ -5,10 +5,9 @@ the rule selects, one on as many samples chosen by coin. Each round both draw, s
 improve (`rsft_jax.rounds`), are evaluated on held-out prompts, and are checkpointed together.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,12 +16,13 @@ from rsft_jax.data import PromptCursor, take
 from rsft_jax.experiments import build, samples
 from rsft_jax.experiments.config import read_config
 from rsft_jax.experiments.console import Console
+from rsft_jax.experiments.draws import KeptDraws, PolicyNames, source_of
 from rsft_jax.experiments.errors import ExitCode
 from rsft_jax.experiments.run_folder import RunFolder
 from rsft_jax.experiments.schema import LanguageConfig
 from rsft_jax.experiments.task import Evaluated, PromptBatch, Task, make_task
 from rsft_jax.generation import Completions
-from rsft_jax.rollouts import write_rollouts
+from rsft_jax.rollouts import RolloutStore, write_rollouts
 from rsft_jax.rounds import RoundReport, run_rounds
 from rsft_jax.sampling import acceptance_rate, effective_sample_size
 from rsft_jax.selection import SelectionRule, random_control
@@ -44,13 +44,16 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
         if done == 0:
             log_evaluation(task, folder, "policy", 0, task.evaluate(task.initial, "policy", 0))
         code = ExitCode.OK
-        for number, reports in enumerate(rounds_of_arms(task, rules, states, done), done + 1):
-            states = {arm: report.state for arm, (report, _) in reports.items()}
+        draws = RolloutStore(config.store or folder.draws)
+        for problem in draws.problems():
+            console.say(f"store: {problem}")
+        rounds = rounds_of_arms(task, rules, states, done, draws)
+        for number, made in enumerate(rounds, done + 1):
+            states = {arm: round_.report.state for arm, round_ in made.items()}
             events = [
-                log_round(task, folder, arm, rules[arm], report, scores)
-                for arm, (report, scores) in reports.items()
+                log_round(task, folder, arm, rules[arm], round_) for arm, round_ in made.items()
             ]
-            code = explain_empty(task, reports["policy"][0])
+            code = explain_empty(task, made["policy"].report)
             if code:
                 break
             for arm, state in states.items():
@@ -62,15 +65,37 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
     return code
 
 
+class ArmRound(NamedTuple):
+    """What one arm did in one round.
+
+    Attributes:
+      report: of the round.
+      scores: of its candidates.
+      identity: where they come from, as columns of a rollout file.
+    """
+
+    report: RoundReport
+    scores: samples.Scores
+    identity: Mapping[str, list[Any]]
+
+
 def rounds_of_arms(
-    task: Task, rules: Mapping[str, SelectionRule], states: Mapping[str, TrainState], done: int
-) -> Iterator[dict[str, tuple[RoundReport, samples.Scores]]]:
-    """Yields, round by round, the report and the scores of every arm."""
-    seen: dict[str, samples.Scores] = {}
-    untuned = _FirstDraw()
+    task: Task,
+    rules: Mapping[str, SelectionRule],
+    states: Mapping[str, TrainState],
+    done: int,
+    store: RolloutStore,
+) -> Iterator[dict[str, ArmRound]]:
+    """Yields, round by round, what every arm did; candidates in the store are not drawn again."""
+    seen: dict[str, tuple[samples.Scores, Mapping[str, list[Any]]]] = {}
+    kept = KeptDraws(store, task.tokenizer, task.sampling.max_new_tokens)
+    names = PolicyNames(task)
+    num = task.config.sampling.num_candidates
+    version = build.reward_version(task.config.reward)
 
     def rounds_of(arm: str) -> Iterator[RoundReport]:
         number = done + 1
+        identity: Mapping[str, list[Any]] = {}
 
         def prompts(round_: int) -> PromptBatch:
             nonlocal number
@@ -78,14 +103,26 @@ def rounds_of_arms(
             return round_prompts(task, round_)
 
         def propose(key: PRNGKey, state: TrainState, batch: PromptBatch) -> Completions:
-            num = task.config.sampling.num_candidates
+            nonlocal identity
+            if task.offered is not None:
+                identity = {"place": np.repeat(batch.places, task.offered.num).tolist()}
+                return task.offered.completions(batch.places)
+            source = source_of(task, names, key, state)
+            identity = source.columns(batch, num)
             stage = f"round {number}: draw for {arm}"
-            draw = functools.partial(task.draw, key, state, batch, num, stage=stage)
-            return untuned.get(key, draw) if int(state.step) == 0 else draw()
+
+            def draw(some: PromptBatch) -> Completions:
+                return task.draw(key, state, some, num, stage=stage)
+
+            return kept.get(source, batch, num, draw, round_=number, arm=arm)
 
         def score(batch: PromptBatch, completions: Completions) -> np.ndarray:
-            seen[arm] = task.score(batch, completions)
-            return seen[arm].reward.astype(np.float32)
+            scores = task.score(batch, completions)
+            if task.offered is not None:
+                scores = task.offered.scores(batch.places, scores)
+            columns = {**identity, "reward_version": [version] * scores.reward.size}
+            seen[arm] = (scores, columns)
+            return scores.reward.astype(np.float32)
 
         def improve(
             key: PRNGKey, state: TrainState, batch: PromptBatch, completions: Any, weights: Any
@@ -103,26 +140,13 @@ def rounds_of_arms(
             improve=improve,
             num_rounds=task.config.rounds.num_rounds,
             first_round=done + 1,
-            check=task.gap,
+            check=task.gap if task.offered is None else None,  # else they are not the policy's
         )
 
     generators = {arm: rounds_of(arm) for arm in rules}
     for _ in range(done, task.config.rounds.num_rounds):
         reports = {arm: next(generator) for arm, generator in generators.items()}
-        yield {arm: (report, seen[arm]) for arm, report in reports.items()}
-
-
-class _FirstDraw:
-    """Hands the candidates of the untuned policy to every arm that would draw the same."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[bytes, Completions] | None = None
-
-    def get(self, key: PRNGKey, draw: Callable[[], Completions]) -> Completions:
-        name = np.asarray(jax.random.key_data(key)).tobytes()
-        if self._kept is None or self._kept[0] != name:
-            self._kept = (name, draw())
-        return self._kept[1]
+        yield {arm: ArmRound(report, *seen[arm]) for arm, report in reports.items()}
 
 
 def round_prompts(task: Task, round_: int) -> PromptBatch:
@@ -143,13 +167,12 @@ def log_round(
     folder: RunFolder,
     arm: str,
     rule: SelectionRule,
-    report: RoundReport,
-    scores: samples.Scores,
+    made: ArmRound,
 ) -> dict[str, Any]:
     """Writes every candidate with its verdict, and the round's figures; returns the latter."""
+    report, scores = made.report, made.scores
     collected, batch = report.collected, report.prompts
-    write_rollouts(
-        folder.rollout_path(report.round, arm),
+    RolloutStore(folder.rollouts).append(
         samples.rollout_rows(
             round_=report.round,
             arm=arm,
@@ -159,7 +182,9 @@ def log_round(
             scores=scores,
             selection=collected.selection,
             rule=rule,
+            identity=made.identity,
         ),
+        name=folder.rollout_path(report.round, arm).stem,
     )
     accepted = np.asarray(collected.selection.accepted)
     scored = np.isfinite(scores.reward)
@@ -316,11 +341,15 @@ def explain_empty(task: Task, report: RoundReport) -> ExitCode:
 def show_round(console: Console, events: list[dict[str, Any]]) -> None:
     """Prints the figures of a round, a line for each arm."""
     for event in events:
+        gap = ""
+        if event["on_policy_gap"] is not None:
+            gap = (
+                f"; sampler and trainer differ by at most {event['on_policy_gap']:.1e} nats a token"
+            )
         console.say(
             f"round {event['round']}, {event['arm']}: accepted {event['num_accepted']} of "
             f"{event['num_scored']}, reward {event['reward_proposed']:.3f} proposed, "
-            f"{event['reward_accepted']:.3f} accepted; sampler and trainer differ by at most "
-            f"{event['on_policy_gap']:.1e} nats a token"
+            f"{event['reward_accepted']:.3f} accepted" + gap
         )
 
 

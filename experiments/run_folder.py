@@ -67,9 +67,19 @@ class RunFolder:
         """Folder for checkpoints."""
         return self.path / "checkpoints"
 
+    @property
+    def rollouts(self) -> Path:
+        """Folder of the store that holds every candidate with its verdict."""
+        return self.path / "rollouts"
+
+    @property
+    def draws(self) -> Path:
+        """Folder of the store in which candidates are kept from the moment they are drawn."""
+        return self.path / "draws"
+
     def rollout_path(self, round_: int, arm: str) -> Path:
         """Parquet file for the candidates of a round."""
-        return self.path / "rollouts" / f"round-{round_:03d}-{arm}.parquet"
+        return self.rollouts / f"round-{round_:03d}-{arm}.parquet"
 
     def evaluation_path(self, round_: int, arm: str) -> Path:
         """Parquet file for the held-out samples after a round; 0 is before training."""

@@ -75,8 +75,12 @@ def rollout_rows(
     scores: Scores,
     selection: Selection | None = None,
     rule: SelectionRule | None = None,
+    identity: Mapping[str, list[Any]] | None = None,
 ) -> dict[str, list[Any]]:
-    """The columns of a rollout file, a row for each candidate, prompt by prompt."""
+    """The columns of a rollout file, a row for each candidate, prompt by prompt.
+
+    `identity` holds any of the columns that say where the candidates come from.
+    """
     count, candidates = scores.reward.shape
     total = count * candidates
     tokens = completion_tokens(completions)
@@ -105,7 +109,9 @@ def rollout_rows(
         rows["accept_prob"] = np.asarray(selection.accept_prob, np.float64).ravel().tolist()
         rows["log_weight"] = np.asarray(selection.log_weight, np.float64).ravel().tolist()
         rows["reason"] = reasons(selection, rule)
-    return rows
+        rows["rule"] = [" > ".join(stage_names(rule))] * total
+    rows["failed"] = np.asarray(completions.failed).ravel().tolist()
+    return rows | dict(identity or {})
 
 
 def reasons(selection: Selection, rule: SelectionRule) -> list[str]:

@@ -8,6 +8,7 @@ that a bad value is reported before anything is compiled or written.
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from rsft_jax.experiments.errors import ConfigError, shown
@@ -293,6 +294,10 @@ class LanguageConfig(_Run):
 
     Attributes:
       control: train a second policy on samples accepted by coin, as many as the rule accepts.
+      store: a folder in which candidates are looked up before any is drawn, and kept; several runs
+        may share it. null keeps them in output_dir/draws.
+      candidates: train on the candidates that are there and draw none: the folder of a run, a
+        store, or a JSON Lines file with prompt, completion, reward. null draws from the policy.
     """
 
     kind: Literal["language"]
@@ -306,6 +311,8 @@ class LanguageConfig(_Run):
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     control: bool
+    store: str | None
+    candidates: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -440,6 +447,12 @@ def _validate_language(config: LanguageConfig) -> None:
         _at_least(f"evaluation.{name}", getattr(evaluation, name), 1)
     _inside("evaluation.confidence", evaluation.confidence, 0, 1)
     _at_least("checkpoint.keep", config.checkpoint.keep, 1)
+    for name in ("store", "candidates"):
+        path = getattr(config, name)
+        usable = path is None or (path.strip() and "\0" not in path)
+        _check(bool(usable), name, path, "a path, or null")
+    if config.candidates is not None and not Path(config.candidates).exists():
+        raise ConfigError(f"candidates: {shown(config.candidates)}; is not there")
 
 
 def _validate_selection(selection: SelectionConfig, num_candidates: int) -> None:

@@ -20,6 +20,7 @@ from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.experiments import build, samples
 from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.errors import ConfigError
+from rsft_jax.experiments.offline import Offered, read_offer
 from rsft_jax.experiments.schema import LanguageConfig
 from rsft_jax.generation import (
     Completions,
@@ -118,6 +119,7 @@ class Task:
       frozen: the parameters that no step changes.
       keys: a random key for each use.
       console: where progress is shown.
+      offered: the candidates to train on, when none are drawn.
     """
 
     config: LanguageConfig
@@ -135,6 +137,7 @@ class Task:
     frozen: Params
     keys: Mapping[str, PRNGKey]
     console: Console
+    offered: Offered | None = None
 
     @functools.cached_property
     def reference(self) -> Params:
@@ -295,7 +298,8 @@ def make_task(config: LanguageConfig, console: Console) -> Task:
       ConfigError: for settings that do not fit the policy or the prompts.
     """
     reward, judge = build.make_reward(config.reward), build.make_judge(config.reward)
-    train = build.load_prompt_split(config.data, heldout=False)
+    offer = None if config.candidates is None else read_offer(config)
+    train = offer.prompts if offer else build.load_prompt_split(config.data, heldout=False)
     heldout = build.load_prompt_split(config.data, heldout=True)
     start = time.monotonic()
     pretrained = build.load_policy(config.policy)
@@ -338,6 +342,7 @@ def make_task(config: LanguageConfig, console: Console) -> Task:
         frozen=frozen,
         keys=keys,
         console=console,
+        offered=None if offer is None else offer.encode(tokenizer, config.sampling.max_new_tokens),
     )
 
 

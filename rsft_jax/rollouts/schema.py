@@ -2,7 +2,7 @@
 
 A file of held-out samples has the `COLUMNS`; a file of candidates that a selection rule has seen
 has the `SELECTION_COLUMNS` as well, all of them. Either may have any number of reward terms,
-`term/<name>`.
+`term/<name>`, and any of the `IDENTITY_COLUMNS`.
 """
 
 import difflib
@@ -45,12 +45,28 @@ SELECTION_COLUMNS = (
     Column("reason", "string", "why it was accepted or rejected"),
 )
 
+IDENTITY_COLUMNS = (
+    Column(
+        "draw", "string", "what the store finds it by: hash of all that its law hangs on"
+    ),
+    Column("policy", "string", "fingerprint of the policy that drew it"),
+    Column("law", "string", "the sampling law"),
+    Column("key", "string", "random key of the draw, hexadecimal"),
+    Column("place", "int32", "number of its prompt under that key"),
+    Column("failed", "bool", "the policy gave no distribution to draw from"),
+    Column("reward_version", "string", "fingerprint of the reward; empty before scoring"),
+    Column("rule", "string", "the rule that accepted or rejected it; empty before selection"),
+)
+"""What a candidate came from; any of them may be left out."""
+
+KNOWN_COLUMNS = COLUMNS + SELECTION_COLUMNS + IDENTITY_COLUMNS
+
 
 def column_type(name: str) -> str | None:
     """Returns the Arrow type of a column, or None for a name the schema does not know."""
     if name.startswith(TERM_PREFIX) and len(name) > len(TERM_PREFIX):
         return "float64"
-    for column in COLUMNS + SELECTION_COLUMNS:
+    for column in KNOWN_COLUMNS:
         if column.name == name:
             return column.type
     return None
@@ -65,6 +81,6 @@ def required_columns(names: Collection[str]) -> tuple[str, ...]:
 
 def nearest_column(name: str) -> str:
     """Returns the known column whose name looks most like `name`, for an error message."""
-    known = [column.name for column in COLUMNS + SELECTION_COLUMNS]
+    known = [column.name for column in KNOWN_COLUMNS]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return close[0]

@@ -1,0 +1,178 @@
+"""Drawing that asks the store first: what was generated once is never generated again."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rsft_jax.data.tokenizer import Tokenizer
+from rsft_jax.experiments.samples import completion_tokens
+from rsft_jax.experiments.task import PromptBatch, Task
+from rsft_jax.generation import Completions
+from rsft_jax.rollouts import Drawn, RolloutStore, draw_name, fingerprint
+from rsft_jax.training import TrainState
+from rsft_jax.types import PRNGKey
+
+DrawFn = Callable[[PromptBatch], Completions]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What all candidates of one call hang on, as the store names it.
+
+    Attributes:
+      policy: fingerprint of the policy.
+      law: the sampling law.
+      key: the random key, hexadecimal.
+    """
+
+    policy: str
+    law: str
+    key: str
+
+    def names(self, batch: PromptBatch) -> list[str]:
+        """The draw of each prompt."""
+        rows = zip(batch.places, batch.tokens.tokens, batch.tokens.lengths)
+        return [
+            draw_name(self.policy, self.law, self.key, place, np.asarray(tokens)[:length])
+            for place, tokens, length in rows
+        ]
+
+    def columns(self, batch: PromptBatch, num: int) -> dict[str, list[Any]]:
+        """The identity columns of N candidates for each prompt."""
+        total = len(batch.prompts) * num
+        return {
+            "draw": [name for name in self.names(batch) for _ in range(num)],
+            "policy": [self.policy] * total,
+            "law": [self.law] * total,
+            "key": [self.key] * total,
+            "place": [int(place) for place in batch.places for _ in range(num)],
+        }
+
+
+class PolicyNames:
+    """Names the policies of a run; the untuned one by its parameters alone, whatever is trained.
+
+    So runs that differ in their training share what the untuned policy drew.
+    """
+
+    def __init__(self, task: Task):
+        untuned = task.part.export(task.initial.params, task.frozen)
+        self._untuned = fingerprint(_leaves(untuned), about=repr(task.model.config))
+        self._part = repr(task.config.training.part)
+
+    def name(self, state: TrainState) -> str:
+        """The name of the policy of a train state."""
+        if int(state.step) == 0:
+            return self._untuned
+        return fingerprint(_leaves(state.params), about=f"{self._untuned} {self._part}")
+
+
+class KeptDraws:
+    """Draws from a policy through a store.
+
+    Args:
+      store: where candidates are looked up and kept.
+      tokenizer: makes the texts of what is kept.
+      width: tokens that a completion is padded to.
+    """
+
+    def __init__(self, store: RolloutStore, tokenizer: Tokenizer, width: int):
+        self.store, self._tokenizer, self._width = store, tokenizer, width
+
+    def get(
+        self, source: Source, batch: PromptBatch, num: int, draw: DrawFn, *, round_: int, arm: str
+    ) -> Completions:
+        """Returns `num` candidates for each prompt, drawing only those that are not kept yet.
+
+        Who would draw the same at the same time waits and takes what the first one has drawn.
+        """
+        names = source.names(batch)
+        found = self.store.find(names, num)
+        if len(found) < len(set(names)):
+            with _alone(self.store.folder, source):
+                found = self.store.find(names, num)
+                if missing := [i for i, name in enumerate(names) if name not in found]:
+                    some = batch.take(missing)
+                    drawn = draw(some)
+                    self.store.append(self._rows(source, some, drawn, round_, arm))
+                    found |= self.store.find([names[i] for i in missing], num)
+                    if len(missing) == len(names):
+                        return drawn
+        return padded_completions([found[name] for name in names], self._width)
+
+    def _rows(
+        self, source: Source, batch: PromptBatch, completions: Completions, round_: int, arm: str
+    ) -> dict[str, list[Any]]:
+        count, num = np.asarray(completions.lengths).shape
+        total = count * num
+        tokens = completion_tokens(completions)
+        lengths, log_probs = np.asarray(completions.lengths), np.asarray(completions.log_probs)
+        return {
+            "round": [round_] * total,
+            "arm": [arm] * total,
+            "prompt_id": [prompt.id for prompt in batch.prompts for _ in range(num)],
+            "candidate": list(range(num)) * count,
+            "prompt": [text for text in batch.rendered for _ in range(num)],
+            "completion": [t for row in tokens for t in self._tokenizer.decode_batch(row)],
+            "tokens": [ids for row in tokens for ids in row],
+            "log_probs": [log_probs[i, j, : lengths[i, j]] for i, j in np.ndindex(count, num)],
+            "finished": np.asarray(completions.finished).ravel().tolist(),
+            "reward": [np.nan] * total,
+            "judge": [np.nan] * total,
+            **source.columns(batch, num),
+            "failed": np.asarray(completions.failed).ravel().tolist(),
+            "reward_version": [""] * total,
+            "rule": [""] * total,
+        }
+
+
+def padded_completions(drawn: Sequence[Drawn], width: int) -> Completions:
+    """Puts P draws of N candidates each into arrays, padded as `generate` pads them."""
+    shape = (len(drawn), len(drawn[0].tokens))
+    tokens = np.full((*shape, width), -1, np.int32)
+    log_probs = np.zeros((*shape, width), np.float32)
+    lengths = np.zeros(shape, np.int32)
+    for i, row in enumerate(drawn):
+        for j, (ids, values) in enumerate(zip(row.tokens, row.log_probs)):
+            lengths[i, j] = len(ids)
+            tokens[i, j, : len(ids)] = ids
+            log_probs[i, j, : len(ids)] = values
+    return Completions(
+        tokens=jnp.asarray(tokens),
+        lengths=jnp.asarray(lengths),
+        log_probs=jnp.asarray(log_probs),
+        finished=jnp.asarray(np.stack([row.finished for row in drawn])),
+        failed=jnp.asarray(np.stack([row.failed for row in drawn])),
+    )
+
+
+def source_of(task: Task, names: PolicyNames, key: PRNGKey, state: TrainState) -> Source:
+    """What the candidates of a round hang on."""
+    bits = np.asarray(jax.random.key_data(key))
+    kind = str(jax.random.key_impl(key))
+    return Source(names.name(state), repr(task.sampling), f"{kind}:{bits.tobytes().hex()}")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, source: Source) -> Iterator[None]:
+    """Lets one process at a time draw from a source; the lock ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = f"{source.policy} {source.law} {source.key}"
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    with (folder / f".{name}.lock").open("a") as file:
+        with contextlib.suppress(OSError):  # without locks the work is done twice, no more
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _leaves(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path), np.asarray(leaf)
