@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.arguments import check_integer
 from rsft_jax.sampling.categorical import (
     categorical_cdf,
     pick_by_mass,
@@ -86,10 +87,8 @@ def constrained_sample(
       Rejection Sampling (2025), sections 3 and 4. Haldane (1945) for the estimate.
     """
     check_key(key)
-    if max_checks < 1:
-        raise ValueError(f"max_checks must be >= 1; got {max_checks}")
-    if num_accepts < 1:
-        raise ValueError(f"num_accepts must be >= 1; got {num_accepts}")
+    check_integer("max_checks", max_checks)
+    check_integer("num_accepts", num_accepts)
     return _constrained_sample(
         key, logits, allows=allows, max_checks=int(max_checks), num_accepts=int(num_accepts)
     )
@@ -228,8 +227,7 @@ def squeeze(
       Marsaglia, The squeeze method for generating gamma variates (1977); Gilks and Wild (1992).
     """
     check_key(key)
-    if chunk < 1:
-        raise ValueError(f"chunk must be >= 1; got {chunk}")
+    check_integer("chunk", chunk)
     return _squeeze(key, log_lower, log_upper, score=score, chunk=int(chunk))
 
 

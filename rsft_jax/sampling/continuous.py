@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.arguments import check_integer
 from rsft_jax.sampling.counting import running_count
 from rsft_jax.sampling.draws import check_key, counter_bits, log_uniform, row_keys, unrolled_key
 from rsft_jax.sampling.rejection import RejectionSample
@@ -83,10 +84,8 @@ def rejection_sample_from(
       Devroye, Non-Uniform Random Variate Generation (1986), section II.3.
     """
     check_key(key)
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be >= 1; got {num_samples}")
-    if max_attempts < 1:
-        raise ValueError(f"max_attempts must be >= 1; got {max_attempts}")
+    check_integer("num_samples", num_samples)
+    check_integer("max_attempts", max_attempts)
     if num_samples * max_attempts >= 2**31:
         raise ValueError(
             "num_samples * max_attempts must be below 2^31; "

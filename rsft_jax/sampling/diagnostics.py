@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rsft_jax.sampling.arguments import check_integer
 from rsft_jax.types import Array, Numeric, record
 
 
@@ -360,8 +361,7 @@ def win_rate_bound(n: int) -> float:
 
 
 def _check_n(n: int) -> None:
-    if n < 1:
-        raise ValueError(f"n must be >= 1; got {n}")
+    check_integer("n", n)
 
 
 def _beta_quantile(prob: float, a: float, b: float) -> float:

@@ -17,6 +17,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.arguments import check_integer
 from rsft_jax.sampling.categorical import (
     CategoricalCdf,
     block_reduce,
@@ -118,8 +119,7 @@ def rejection_sample(
             f"{proposal_logits.shape[-1:]} and {target_logits.shape[-1:]} tokens"
         )
     chex.assert_equal_shape([proposal_logits, target_logits])
-    if max_attempts < 1:
-        raise ValueError(f"max_attempts must be >= 1; got {max_attempts}")
+    check_integer("max_attempts", max_attempts)
     if isinstance(log_envelope, int | float) and not (
         log_envelope >= 0 and math.isfinite(log_envelope)
     ):

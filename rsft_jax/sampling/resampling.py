@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.arguments import check_integer
 from rsft_jax.sampling.categorical import sample_categorical
 from rsft_jax.sampling.draws import check_key, log_uniform, row_keys, unit_uniform
 from rsft_jax.types import Array, Numeric, PRNGKey, record
@@ -45,11 +46,10 @@ def importance_resample(
       Kool et al., Stochastic Beams and Where to Find Them (2019), section 2 (Gumbel top-k).
     """
     check_key(key)
+    check_integer("num", num)
     available = log_weights.shape[-1]
-    most = available if not replacement else None
-    if num < 1 or (most is not None and num > most):
-        allowed = ">= 1" if most is None else f"in [1, {most}] without replacement"
-        raise ValueError(f"num must be {allowed}; got {num}")
+    if num > available and not replacement:
+        raise ValueError(f"num must be in [1, {available}] without replacement; got {num}")
     return _importance_resample(key, log_weights, num=int(num), replacement=bool(replacement))
 
 

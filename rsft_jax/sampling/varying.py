@@ -24,6 +24,10 @@ def vary_like(start: Tree, *like: object) -> Tree:
 
     Returns:
       `start`, unchanged in value; XLA removes what this adds.
+
+    Example:
+      >>> vary_like(jnp.arange(2), jnp.array([jnp.nan])).tolist()
+      [0, 1]
     """
     leaves = [_plain(leaf) for leaf in jax.tree.leaves(like)]
     # Never true, for any value; and not a product with 0, which is NaN for a NaN.

@@ -3,7 +3,8 @@
 import chex
 import jax.numpy as jnp
 
-from rsft_jax.selection.arguments import check_integer, check_number
+from rsft_jax.sampling.arguments import check_integer
+from rsft_jax.selection.arguments import check_number
 from rsft_jax.types import Array
 
 

@@ -1,7 +1,6 @@
 """Checks of rule arguments that are numbers on the host, and their form as arrays."""
 
 import math
-import numbers
 
 import chex
 import jax.numpy as jnp
@@ -9,13 +8,6 @@ import numpy as np
 from jax.core import Tracer
 
 from rsft_jax.types import Array, Numeric
-
-
-def check_integer(name: str, value: int, minimum: int = 1) -> int:
-    """Returns the value, or raises ValueError unless it is an integer >= minimum."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
-        raise ValueError(f"{name} must be an integer >= {minimum}; got {value!r}")
-    return int(value)
 
 
 def check_number(

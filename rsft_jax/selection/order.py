@@ -7,7 +7,7 @@ these rules draws, and none depends on the scale of the rewards.
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.selection.arguments import check_integer
+from rsft_jax.sampling.arguments import check_integer
 from rsft_jax.selection.ranks import (
     Scope,
     check_scope,

@@ -1,6 +1,8 @@
 """Order statistics with ties broken by position, within each prompt or over the whole batch."""
 
 import fractions
+import functools
+import operator
 from collections.abc import Callable
 from typing import Literal
 
@@ -97,10 +99,10 @@ def _bound_of(key: Array, count: Array, available: Array) -> Array:
         unit = jnp.asarray(1, key.dtype) << (size - digit - place).astype(key.dtype)
         # Sums wrap around from the lowest number, where the search begins.
         trials = [bound + unit * jnp.asarray(i, key.dtype) for i in range(1, 2**digit)]
-        packed = sum(
-            (key >= trial).astype(jnp.int32) << jnp.int32(field * i)
-            for i, trial in enumerate(trials)
-        )
+        fields = [
+            (key >= t).astype(jnp.int32) << jnp.int32(field * i) for i, t in enumerate(trials)
+        ]
+        packed = functools.reduce(operator.add, fields)
         packed = packed.sum(axis=-1, keepdims=True, dtype=jnp.int32)
         undecided = reached != count
         for i, trial in enumerate(trials):  # the highest that holds has the last word

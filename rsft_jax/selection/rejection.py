@@ -8,8 +8,9 @@ The rules differ in what they know of p~ / q and in M.
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.arguments import check_integer
 from rsft_jax.sampling.counting import running_count
-from rsft_jax.selection.arguments import check_integer, check_number, label, per_prompt
+from rsft_jax.selection.arguments import check_number, label, per_prompt
 from rsft_jax.selection.randomness import candidate_log_uniform
 from rsft_jax.selection.ranks import (
     Scope,

@@ -284,7 +284,7 @@ def test_dtypes_half_and_double():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"max_attempts": 0}, "max_attempts must be >= 1; got 0"),
+    ({"max_attempts": 0}, "max_attempts must be an integer >= 1; got 0"),
     ({"log_envelope": float("nan")}, "log_envelope.*nan"),
     ({"log_envelope": float("inf")}, "log_envelope.*inf"),
     ({"log_envelope": -float("inf")}, "log_envelope.*-inf"),
