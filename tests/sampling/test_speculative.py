@@ -81,7 +81,7 @@ def three_tokens(key, *, draws, drafts, verification, mutant=None):
 
 
 @pytest.mark.parametrize("draws", [DEFAULT_DRAWS, pytest.param(SLOW_DRAWS, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("drafts", [1, 2, 3])
+@pytest.mark.parametrize("drafts", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
 @METHODS
 def test_joint_law_is_the_targets(verification, drafts, draws):
     options = {"draws": draws, "drafts": drafts, "verification": verification}
