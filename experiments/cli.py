@@ -1,4 +1,4 @@
-"""The command `rsft`: run, report, evaluate.
+"""The command `rsft`: run, sweep, select again, report, evaluate, plan.
 
 The sub-commands are parsed by argparse; overrides and sweeps are read by Hydra (see `config.py`
 for what is taken from Hydra and what is not). Whatever is wrong with the settings is one line on
@@ -6,8 +6,8 @@ the standard error and exit code 2, before anything is imported, compiled or wri
 import JAX are named in `_RUNNERS` and imported when a run starts.
 """
 
-import argparse
 import contextlib
+import functools
 import importlib
 import os
 import re
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rsft_jax.experiments.arguments import Parser
 from rsft_jax.experiments.errors import EXIT_CODE_HELP, ConfigError, ExitCode, one_line, shown
 from rsft_jax.experiments.groups import GROUPS, group_options
 
@@ -31,6 +32,11 @@ _RUNNERS = {
 _EVALUATE = ("rsft_jax.experiments.language", "evaluate_folder")
 _REPORT = ("rsft_jax.experiments.report", "write_report")
 _PLAN = ("rsft_jax.experiments.plan", "plan")
+# sub-commands with a module of their own: function (arguments) -> exit code
+_COMMANDS = {
+    "reselect": ("rsft_jax.experiments.reselect", "command"),
+    "rescore": ("rsft_jax.experiments.reselect", "rescore_command"),
+}
 _MAX_JOB_NAME = 80
 _SECONDS_TO_STOP = 60
 
@@ -86,7 +92,7 @@ def _dispatch(arguments: list[str]) -> int:
         "report": _report_command,
         "evaluate": _evaluate_command,
         "plan": _plan_command,
-    }
+    } | {name: functools.partial(_command, place) for name, place in _COMMANDS.items()}
     if arguments[0] not in commands:
         from rsft_jax.experiments.structure import nearest
 
@@ -95,8 +101,12 @@ def _dispatch(arguments: list[str]) -> int:
     return commands[arguments[0]](arguments[1:])
 
 
+def _command(place: tuple[str, str], arguments: list[str]) -> int:
+    return _imported(place)(arguments)
+
+
 def _run_command(arguments: list[str]) -> int:
-    parser = _Parser(prog="rsft run", description=_groups_help(), epilog=_EXAMPLES)
+    parser = Parser(prog="rsft run", description=_groups_help(), epilog=_EXAMPLES)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings and groups")
     parser.add_argument("-m", "--multirun", action="store_true", help="run each job of a sweep")
     parser.add_argument(
@@ -137,7 +147,7 @@ def _evaluate_command(arguments: list[str]) -> int:
 
 
 def _plan_command(arguments: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         prog="rsft plan",
         description="compile a round for a machine that is not here, and say whether it fits",
     )
@@ -174,7 +184,7 @@ def _plan_command(arguments: list[str]) -> int:
 def _folder_argument(command: str, text: str, arguments: list[str]) -> Path:
     from rsft_jax.experiments.run_folder import existing_run
 
-    parser = _Parser(prog=f"rsft {command}", description=text)
+    parser = Parser(prog=f"rsft {command}", description=text)
     parser.add_argument("folder", type=Path, help="the output_dir of a run")
     return existing_run(parser.parse_args(arguments).folder).path
 
@@ -389,24 +399,14 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one line."""
-
-    def __init__(self, **options: Any):
-        super().__init__(
-            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
-        )
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog.removeprefix('rsft ')}: {message}")
-
-
 def _help() -> str:
     codes = "\n".join(f"  {int(code):>3}  {text}" for code, text in EXIT_CODE_HELP.items())
     return f"""\
 usage: rsft run [-m] [-cd DIR] [key=value ...]
        rsft report FOLDER
        rsft evaluate FOLDER
+       rsft reselect FOLDER selection=RULE [selection.FIELD=A,B,C]
+       rsft rescore FOLDER [reward.FIELD=VALUE]
        rsft plan MODEL [--topology v5e:4x8]
        rsft COMMAND --help | rsft --version
 

@@ -4,6 +4,8 @@ from rsft_jax.experiments.groups import group_options
 from rsft_jax.experiments.schema import RunConfig
 from rsft_jax.experiments.structure import field_paths
 
+COMMANDS = ("evaluate", "ls", "plan", "report", "rescore", "reselect", "run", "sweep-vmap", "tune")
+
 
 def complete(line: str) -> list[str]:
     """Lists what can stand at the end of a command line.
@@ -22,7 +24,7 @@ def complete(line: str) -> list[str]:
     words = line.split(" ")
     word = words[-1]
     if len(words) <= 2:
-        return [name for name in ("evaluate", "report", "run") if name.startswith(word)]
+        return [name for name in COMMANDS if name.startswith(word)]
     if words[1] != "run":
         return []
     options = group_options()

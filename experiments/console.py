@@ -7,7 +7,7 @@ most every few seconds, and one at the end of each stage.
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, TextIO
 
 from rich.console import Console as RichConsole
@@ -57,7 +57,7 @@ class Console:
             yield advance
         self.say(counts.line())
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Prints a table; numbers are shown to four figures, None as a dash."""
         table = Table(title=title, title_justify="left", title_style="bold")
         for index, column in enumerate(columns):

@@ -428,17 +428,8 @@ def _validate_language(config: LanguageConfig) -> None:
     _check(0 < sampling.top_p <= 1, "sampling.top_p", sampling.top_p, "above 0 and at most 1")
     _check(0 <= sampling.min_p <= 1, "sampling.min_p", sampling.min_p, "from 0 to 1")
 
-    reward = config.reward
-    for name in ("sentiment", "offensive", "repetition", "length"):
-        _not_negative(f"reward.{name}", getattr(reward, name))
-    _at_least("reward.min_words", reward.min_words, 0)
-    _check(
-        reward.max_words >= max(reward.min_words, 1),
-        "reward.max_words",
-        reward.max_words,
-        f"at least reward.min_words = {reward.min_words}, and at least 1",
-    )
-    _validate_selection(config.selection, sampling.num_candidates)
+    validate_reward(config.reward)
+    validate_selection(config.selection, sampling.num_candidates)
     _validate_training(config.training)
     for name in ("num_rounds", "prompts_per_round"):
         _at_least(f"rounds.{name}", getattr(config.rounds, name), 1)
@@ -455,7 +446,29 @@ def _validate_language(config: LanguageConfig) -> None:
         raise ConfigError(f"candidates: {shown(config.candidates)}; is not there")
 
 
-def _validate_selection(selection: SelectionConfig, num_candidates: int) -> None:
+def validate_reward(reward: RewardConfig) -> None:
+    """Checks the ranges of a reward's settings.
+
+    Raises:
+      ConfigError: one line with the field, its value and the allowed range.
+    """
+    for name in ("sentiment", "offensive", "repetition", "length"):
+        _not_negative(f"reward.{name}", getattr(reward, name))
+    _at_least("reward.min_words", reward.min_words, 0)
+    _check(
+        reward.max_words >= max(reward.min_words, 1),
+        "reward.max_words",
+        reward.max_words,
+        f"at least reward.min_words = {reward.min_words}, and at least 1",
+    )
+
+
+def validate_selection(selection: SelectionConfig, num_candidates: int) -> None:
+    """Checks the ranges of a rule's settings.
+
+    Raises:
+      ConfigError: one line with the field, its value and the allowed range.
+    """
     counted = f"from 1 to sampling.num_candidates = {num_candidates}"
     if isinstance(selection, TopK | RandomControl):
         _check(1 <= selection.k <= num_candidates, "selection.k", selection.k, counted)

@@ -1,0 +1,19 @@
+"""What the sub-commands of `rsft` share: a parser whose errors are one line."""
+
+import argparse
+from typing import Any, NoReturn
+
+from rsft_jax.experiments.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line."""
+
+    def __init__(self, **options: Any):
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing the usage."""
+        raise ConfigError(f"{self.prog.removeprefix('rsft ')}: {message}")
