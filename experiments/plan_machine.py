@@ -34,6 +34,11 @@ _CHIPS = {
     "TPU v5": Chip(95 * GIB, 459e12, 2.765e12, 600e9),
     "TPU v6 lite": Chip(32 * GIB, 918e12, 1.64e12, 448e9),
 }
+_NO_TPU_HERE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
 SLICES = {
     "v5e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     "v6e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
@@ -65,8 +70,9 @@ def find_devices(topology: str) -> tuple[list[Any], Chip]:
         )
     from jax.experimental import topologies
 
-    # Without these the compiler asks a metadata server, which only a cloud machine has.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # Without these the compiler looks for a TPU in this machine, and complains that it finds none.
+    for name, value in _NO_TPU_HERE.items():
+        os.environ.setdefault(name, value)
     try:
         found = topologies.get_topology_desc(topology, "tpu")
     except Exception as error:

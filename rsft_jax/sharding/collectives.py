@@ -96,9 +96,10 @@ def _computations(hlo: str) -> tuple[Mapping[str, list[str]], str]:
 def _bytes_sent(kind: str, line: str, name_at: int, started: bool, devices: int) -> int:
     group = _group_size(line, devices)
     shapes = [_size(*array) for array in _ARRAY.findall(line[:name_at])]
-    if started and kind in ("all-gather", "collective-permute"):
-        shapes = shapes[len(shapes) // 2 :]  # (operands, results[, contexts])
-        shapes = shapes[:1] if kind == "collective-permute" else shapes
+    if started and kind == "all-gather":
+        shapes = shapes[len(shapes) // 2 :]  # (operands, results)
+    if started and kind == "collective-permute":
+        shapes = shapes[:1]  # (operand, result, contexts)
     size = sum(shapes)
     if kind == "collective-permute":
         return size

@@ -93,6 +93,7 @@ def test_loops_count_as_often_as_they_run():
             "all-gather",
             24,
         ),
+        ("(f32[4], f32[4], u32[], u32[]) collective-permute-start(%p)", "collective-permute", 16),
         ("f32[4]{0} collective-permute(%p), source_target_pairs={{0,1}}", "collective-permute", 16),
         ("(f32[4]{0}, f32[2]{0}) all-reduce(%p, %q), replica_groups={{0,1}}", "all-reduce", 24),
     ],
