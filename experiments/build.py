@@ -175,6 +175,8 @@ def make_part(part: schema.PartConfig, key: PRNGKey) -> training.Part:
             return training.lora(key, rank=rank, alpha=alpha, targets=targets)
         case schema.LastLayers(num_layers=num_layers):
             return training.last_layers(num_layers)
+        case schema.Matching(patterns=patterns):
+            return training.matching(*patterns)
 
 
 def make_optimizer(config: schema.LanguageConfig) -> optax.GradientTransformation:
@@ -183,7 +185,8 @@ def make_optimizer(config: schema.LanguageConfig) -> optax.GradientTransformatio
     accepted = config.rounds.prompts_per_round * most_accepted(
         config.selection, config.sampling.num_candidates
     )
-    steps = config.rounds.num_rounds * settings.epochs * -(-accepted // settings.batch_size)
+    rounds = 1 if settings.restart else config.rounds.num_rounds
+    steps = rounds * settings.epochs * -(-accepted // settings.batch_size)
     return training.make_optimizer(
         settings.optimizer,
         learning_rate=settings.learning_rate,

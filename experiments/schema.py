@@ -196,7 +196,19 @@ class LastLayers:
     num_layers: int
 
 
-PartConfig = AllParameters | Lora | LastLayers
+@dataclass(frozen=True, kw_only=True)
+class Matching:
+    """Trains the parameters whose paths match a pattern; the rest is frozen.
+
+    Attributes:
+      patterns: shell patterns such as "*norm/scale" or "layers/attention/query/*".
+    """
+
+    name: Literal["matching"]
+    patterns: tuple[str, ...]
+
+
+PartConfig = AllParameters | Lora | LastLayers | Matching
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +217,7 @@ class TrainingConfig:
 
     Attributes:
       part: which parameters are trained.
-      optimizer: "adamw", or "sgd" for theta <- theta - eta grad L.
+      optimizer: "sgd" is theta <- theta - eta grad L; "adafactor" keeps least beside the weights.
       learning_rate: the highest rate, above 0.
       schedule: of the learning rate after the warm-up, over the steps of all rounds.
       warmup_steps: first steps of the run, over which the rate rises linearly.
@@ -214,10 +226,17 @@ class TrainingConfig:
       epochs: passes over the accepted samples of a round.
       batch_size: sequences in a step.
       normalise: whether every token or every sequence has the same say in the loss.
+      row_length: pack sequences into rows of so many tokens; null gives each a row of its own.
+      label_smoothing: part of the target that is spread over the vocabulary, in [0, 1).
+      z_loss: weight of the squared log of the softmax's normaliser; 1e-4 is usual.
+      clip_ratio: weigh each token by its importance ratio to the sampler, and train it no further
+        once the ratio is above 1 + clip_ratio (RAFT++); null trains by plain log-likelihood.
+      kl_weight: weight of the exact KL divergence from the policy as it was at the start.
+      restart: begin every round from the untuned policy, and not from the round before (ReST-EM).
     """
 
     part: PartConfig
-    optimizer: Literal["adamw", "sgd"]
+    optimizer: Literal["adafactor", "adamw", "lion", "sgd"]
     learning_rate: float
     schedule: Literal["constant", "cosine", "linear"]
     warmup_steps: int
@@ -226,6 +245,12 @@ class TrainingConfig:
     epochs: int
     batch_size: int
     normalise: Literal["token", "sequence"]
+    row_length: int | None
+    label_smoothing: float
+    z_loss: float
+    clip_ratio: float | None
+    kl_weight: float
+    restart: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -501,6 +526,17 @@ def _validate_training(training: TrainingConfig) -> None:
     _not_negative("training.weight_decay", training.weight_decay)
     for name in ("epochs", "batch_size"):
         _at_least(f"training.{name}", getattr(training, name), 1)
+    if isinstance(part, Matching):
+        _check(len(part.patterns) > 0, "training.part.patterns", part.patterns, "at least one")
+    if training.row_length is not None:
+        _at_least("training.row_length", training.row_length, 2)
+    smoothing, ratio = training.label_smoothing, training.clip_ratio
+    _check(0 <= smoothing < 1, "training.label_smoothing", smoothing, "at least 0 and below 1")
+    for name in ("z_loss", "kl_weight"):
+        _not_negative(f"training.{name}", getattr(training, name))
+    if ratio is not None:
+        _not_negative("training.clip_ratio", ratio)
+        _check(smoothing == 0, "training.label_smoothing", smoothing, "0 with a clip_ratio")
 
 
 def _validate_gaussian(config: GaussianConfig) -> None:

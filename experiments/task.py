@@ -15,7 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from rsft_jax.data import Prompt
-from rsft_jax.data.batches import make_batches, padding_fraction
+from rsft_jax.data.batches import (
+    Batch,
+    PackedBatch,
+    make_batches,
+    pack_batches,
+    padding_fraction,
+)
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.experiments import build, samples
 from rsft_jax.experiments.console import Console
@@ -41,11 +47,13 @@ from rsft_jax.training import (
     create_train_state,
     fine_tune,
     make_train_step,
+    with_reference,
 )
 from rsft_jax.types import Array, Cache, Params, PRNGKey, RewardFn
 
 # Prompts whose first candidate the trainer scores again in every round, against the sampler.
 _CHECKED_PROMPTS = 8
+_MONITORS = ("grad_norm", "update_norm", "entropy", "kl", "clipped")  # of the last step
 _PROMPT_MULTIPLE = 16
 
 
@@ -199,17 +207,11 @@ class Task:
     ) -> tuple[TrainState, dict[str, Any]]:
         """Fine-tunes on what was accepted."""
         settings = self.config.training
-        prompts, answers, row_weights = accepted_sequences(batch, completions, weights)
+        state = self.new_state() if settings.restart else state
         batches = []
         for epoch in range(settings.epochs):
-            batches += make_batches(
-                prompts,
-                answers,
-                row_weights,
-                batch_size=settings.batch_size,
-                max_length=self.model.config.max_length,
-                key=jax.random.fold_in(key, epoch),
-            )
+            epoch_key = jax.random.fold_in(key, epoch)
+            batches += self._batches(epoch_key, batch, completions, weights)
         losses, refused, tokens = [], 0, 0
         with self.console.progress(stage, len(batches), "steps") as advance:
             for after, metrics in fine_tune(state, self.frozen, batches, self.step):
@@ -225,7 +227,23 @@ class Task:
             "refused_steps": refused,
             "trained_tokens": tokens,
             "padding_fraction": padding_fraction(batches),
+            **{name: float(getattr(metrics, name)) for name in _MONITORS},
         }
+
+    def _batches(
+        self, key: PRNGKey, batch: PromptBatch, completions: Completions, weights: Array
+    ) -> list[Batch] | list[PackedBatch]:
+        settings = self.config.training
+        sequences = accepted_sequences(batch, completions, weights)
+        log_probs = accepted_log_probs(completions, weights)
+        common: dict[str, Any] = {
+            "batch_size": settings.batch_size,
+            "log_probs": None if settings.clip_ratio is None else log_probs,
+            "key": key,
+        }
+        if settings.row_length is not None:
+            return pack_batches(*sequences, row_length=settings.row_length, **common)
+        return make_batches(*sequences, max_length=self.model.config.max_length, **common)
 
     def gap(self, state: TrainState, batch: PromptBatch, completions: Completions) -> float:
         """Largest difference in nats between the sampler's log-probability and the trainer's."""
@@ -291,6 +309,13 @@ def accepted_sequences(
     return prompts, answers, np.asarray(weights, np.float64)[tuple(kept.T)]
 
 
+def accepted_log_probs(completions: Completions, weights: Array) -> list[np.ndarray]:
+    """The sampler's log-probabilities of the tokens of `accepted_sequences`."""
+    kept = np.argwhere(np.asarray(weights) > 0)
+    log_probs, lengths = np.asarray(completions.log_probs), np.asarray(completions.lengths)
+    return [log_probs[i, j, : lengths[i, j]] for i, j in kept]
+
+
 def make_task(config: LanguageConfig, console: Console) -> Task:
     """Loads and encodes everything that a run needs, before anything is drawn.
 
@@ -309,9 +334,17 @@ def make_task(config: LanguageConfig, console: Console) -> Task:
     heldout_texts, heldout_ids = build.encode_prompts(heldout, tokenizer, room=room)
     longest = max(map(len, train_ids + heldout_ids))
     width = min(room, -(-longest // _PROMPT_MULTIPLE) * _PROMPT_MULTIPLE)
+    row_length = config.training.row_length
+    if row_length is not None and row_length < width + config.sampling.max_new_tokens:
+        raise ConfigError(
+            f"training.row_length: {row_length}; a prompt and its completion can be "
+            f"{width + config.sampling.max_new_tokens} tokens long, and must fit into a row"
+        )
     keys = build.run_keys(config.seed)
     try:
         part = build.make_part(config.training.part, keys["adapters"])
+        if config.training.kl_weight:
+            part = with_reference(part)
         train_model = Transformer(part.model(model.config))
         optimizer = build.make_optimizer(config)
         initial, frozen = create_train_state(train_model, part, pretrained.params, optimizer)
@@ -336,7 +369,15 @@ def make_task(config: LanguageConfig, console: Console) -> Task:
         step=make_train_step(
             train_model,
             part,
-            loss=completion_loss(train_model, normalise=config.training.normalise),
+            loss=completion_loss(
+                train_model,
+                normalise=config.training.normalise,
+                label_smoothing=config.training.label_smoothing,
+                z_loss=config.training.z_loss,
+                clip_ratio=config.training.clip_ratio,
+                temperature=config.sampling.temperature or 1.0,
+                kl_weight=config.training.kl_weight,
+            ),
         ),
         initial=initial,
         frozen=frozen,

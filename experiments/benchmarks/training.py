@@ -30,7 +30,7 @@ CASES = (
     ("--part", "all", "--dtype", "bfloat16"),
     ("--part", "lora", "--rows", "4", "--packed"),
 )
-_NUM_PACKED = 48  # sequences in the packed case
+_NUM_PACKED = 96  # sequences in the packed case
 
 
 def setup(arguments: argparse.Namespace) -> dict[str, Any]:
