@@ -112,7 +112,9 @@ def plan(arguments: argparse.Namespace) -> ExitCode:
     )
     for name, value in work._asdict().items():
         if isinstance(value, int) and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: {value} is not at least 1")
+            raise ConfigError(
+                f"--{name.removeprefix('train_').replace('_', '-')}: {value} is not at least 1"
+            )
     any_fits = False
     for topology in arguments.topology.split(","):
         fits = _plan_one(config, work, topology, arguments)
@@ -157,8 +159,6 @@ def _plan_one(
         report["round"] = round_seconds(config, work, mesh, chip, programs)
     except jax.errors.JaxRuntimeError as error:  # the compiler itself refuses
         report |= {"fits": False, "reason": one_line(error, 300)}
-    except ValueError as error:
-        raise ConfigError(f"--mesh: {one_line(error)}") from None
     _show(report, arguments.json)
     return bool(report["fits"])
 
@@ -225,7 +225,10 @@ def train_program(config: TransformerConfig, work: Work, mesh: Mesh, chip: Chip)
     model = Transformer(part.model(config))
     tx = make_optimizer(work.optimizer, learning_rate=1e-5, clip_norm=1.0)
     state, frozen = abstract_train_state(model, part, _abstract_params(config, jnp.float32), tx)
-    shardings = train_shardings(mesh, _rules(mesh), model, state, frozen)
+    try:
+        shardings = train_shardings(mesh, _rules(mesh), model, state, frozen)
+    except ValueError as error:  # an axis that a size does not divide, named with the nearest
+        raise ConfigError(f"--mesh: {one_line(error)}") from None
     ways = _ways(mesh)
     loss = completion_loss(model, chunk_tokens=_chunk_tokens(work, ways))
     step = make_train_step(model, part, loss=loss, shardings=shardings)

@@ -344,7 +344,11 @@ def _sum_over_chunks_jvp(
     sums, shared_grads, chunk_grads = lax.fori_loop(0, num_chunks, body, start)
     moved_tangents = _moved(tangents[1]) + _moved(tangents[2])
     tangent = sum(
-        (jnp.vdot(g, t) for g, t in zip(shared_grads + chunk_grads, moved_tangents)),
+        (
+            # Half-precision activations beside a float32 head: the sum is as wide as the loss.
+            jnp.vdot(g, t).astype(sums[0].dtype)
+            for g, t in zip(shared_grads + chunk_grads, moved_tangents)
+        ),
         jnp.zeros_like(sums[0]),
     )
     return sums, (tangent, _zeros(sums[1]))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,3 +179,16 @@ def test_remat_changes_no_number():
         results.append(state.params)
     for other in results[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), results[0], other)
+
+
+def test_bfloat16_step_keeps_float32_masters_and_the_loss():
+    part = all_parameters()
+    found = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        model = Transformer(part.model(dataclasses.replace(CONFIG, dtype=dtype)))
+        state, frozen = create_train_state(model, part, make_params(), ADAMW)
+        state, metrics = make_train_step(model, part)(state, frozen, make_batch())
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+        found.append((float(metrics.loss), float(metrics.grad_norm)))
+    np.testing.assert_allclose(found[1], found[0], rtol=0.02)
+    assert found[1] != found[0]
