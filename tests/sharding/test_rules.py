@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from rsft_jax.data.batches import pack_batches
 from rsft_jax.models.transformer import Transformer
 from rsft_jax.sharding.mesh import make_mesh
 from rsft_jax.sharding.rules import RULES, logical_axes, train_shardings
+from rsft_jax.training.losses import completion_loss
 from rsft_jax.training.optimizers import make_optimizer
-from rsft_jax.training.parts import all_parameters, last_layers, lora
+from rsft_jax.training.parts import all_parameters, last_layers, lora, with_reference
 from rsft_jax.training.state import abstract_train_state, create_train_state
 from rsft_jax.training.step import make_train_step
 from tests.training.toys import CONFIG, make_batch, make_params
@@ -77,6 +79,56 @@ def test_eight_devices_equal_one(on_one_device, rules, name):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, theirs)
     divided = [leaf for leaf in jax.tree.leaves(state) if not leaf.sharding.is_fully_replicated]
     assert bool(divided) == (rules != "replicated")
+
+
+@pytest.mark.parametrize("rules", ["replicated", "fsdp", "tensor"])
+def test_two_devices_equal_one(on_one_device, rules):
+    sizes = {name: min(size, 2) for name, size in MESHES[rules].items() if name == rules}
+    with jax.enable_x64(True):
+        mesh = make_mesh(data=-1, **sizes, devices=jax.devices()[:2])
+        shardings = _shardings(PARTS["all"], TX, mesh, rules, _double()[0])
+        state, _, losses = _train(PARTS["all"], shardings)
+    one_state, _, one_losses = on_one_device["all"]
+    np.testing.assert_allclose(losses, one_losses, rtol=1e-12)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), state.params, one_state.params
+    )
+
+
+def test_float32_losses_agree_to_a_millionth():
+    part, found = PARTS["all"], []
+    for shardings in (
+        None,
+        _shardings(part, TX, make_mesh(**MESHES["fsdp+tensor"]), "fsdp+tensor"),
+    ):
+        model = Transformer(part.model(CONFIG))
+        state, frozen = create_train_state(model, part, make_params(), TX, shardings=shardings)
+        step = make_train_step(model, part, shardings=shardings)
+        state, first = step(state, frozen, make_batch())
+        _, second = step(state, frozen, make_batch(seed=1))
+        found.append([float(first.loss), float(second.loss)])
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def test_packed_rows_train_alike_on_eight_devices():
+    generator = np.random.default_rng(5)
+    prompts = [generator.integers(0, 64, n) for n in generator.integers(1, 6, 30)]
+    texts = [generator.integers(0, 64, n) for n in generator.integers(1, 12, 30)]
+    (batch,) = pack_batches(prompts, texts, batch_size=16, row_length=32)
+    part, found = with_reference(PARTS["all"]), []
+    for rules in (None, "fsdp"):
+        model = Transformer(part.model(CONFIG))
+        shardings = None
+        if rules:
+            shardings = _shardings(part, TX, make_mesh(**MESHES[rules]), rules)
+        state, frozen = create_train_state(model, part, make_params(), TX, shardings=shardings)
+        loss = completion_loss(model, kl_weight=0.1)
+        step = make_train_step(model, part, loss=loss, shardings=shardings)
+        state, _ = step(state, frozen, batch)
+        state, metrics = step(state, frozen, batch)
+        found.append([float(metrics.loss), float(metrics.kl), float(metrics.grad_norm)])
+    np.testing.assert_allclose(*found, rtol=1e-4)
+    assert not jax.tree.leaves(frozen.reference)[0].sharding.is_fully_replicated
 
 
 def test_moments_lie_where_their_parameters_do():
