@@ -78,7 +78,9 @@ class Program(NamedTuple):
       flops: of the whole program over all devices, counted from the sizes.
       traffic: bytes from and to memory, at least: arguments read, results written, temporaries
         both.
-      network: the collectives.
+      network: the collectives in the compiled text. The TPU compiler cuts them into pieces and
+        does not say how long its loops are: there the counts are a lower bound.
+      sent: bytes that the device sends, counted from the sizes.
       seconds: what each resource would need, by name.
       compile_seconds: how long the compiler took.
     """
@@ -88,6 +90,7 @@ class Program(NamedTuple):
     flops: float
     traffic: int
     network: dict[str, Collective]
+    sent: float
     seconds: dict[str, float]
     compile_seconds: float
 
@@ -252,7 +255,8 @@ def train_program(config: TransformerConfig, work: Work, mesh: Mesh, chip: Chip)
     tokens = work.train_rows * ways * work.length
     flops = train_flops(config, work.part, tokens, work.length)
     chunks = -(-work.length // max(_chunk_tokens(work, ways) // (work.train_rows * ways), 1))
-    return _program("train step", compiled, kinds, flops, chunks, seconds, mesh, chip)
+    sent = sent_bytes(config, work, mesh)
+    return _program("train step", compiled, kinds, flops, sent, chunks, seconds, mesh, chip)
 
 
 def decode_program(
@@ -301,7 +305,11 @@ def decode_program(
     }  # fmt: skip
     context = work.prompt_length + work.new_tokens
     flops = rows * _forward_flops(config, context)
-    return _program("decode step", compiled, kinds, flops, 1, seconds, mesh, chip)
+    tensor, ways = mesh.shape["tensor"], mesh.shape["fsdp"] if rules != "tensor" else 1
+    sent = 2.0 * num_parameters(config) / tensor * (ways - 1) / ways
+    sums = 2 * config.num_layers * rows / _ways(mesh) * config.d_model * 2
+    sent += sums * 2 * (tensor - 1) / tensor
+    return _program("decode step", compiled, kinds, flops, sent, 1, seconds, mesh, chip)
 
 
 def round_seconds(
@@ -327,6 +335,21 @@ def train_flops(config: TransformerConfig, part: str, tokens: int, length: int) 
     return forward * (4 if part == "all" else 3)
 
 
+def sent_bytes(config: TransformerConfig, work: Work, mesh: Mesh) -> float:
+    """Bytes that a device sends in a training step, by ring algorithms, in bfloat16.
+
+    fsdp gathers every parameter forward and backward and scatters the sum of its gradient; data
+    sums gradients; tensor sums activations five times a layer (see tests/sharding).
+    """
+    data, fsdp, tensor = (mesh.shape[name] for name in ("data", "fsdp", "tensor"))
+    parameters = 2.0 * num_parameters(config) / tensor
+    trained = parameters if work.part == "all" else 0.02 * parameters
+    sent = (2 * parameters + trained) * (fsdp - 1) / fsdp
+    sent += 2 * trained / fsdp * (data - 1) / data
+    activations = 2.0 * work.train_rows * work.length * config.d_model
+    return sent + 5 * config.num_layers * activations * 2 * (tensor - 1) / tensor
+
+
 def _forward_flops(config: TransformerConfig, context: int) -> float:
     """Operations for one token: a multiplication and an addition for each weight, and attention."""
     c = config
@@ -340,6 +363,7 @@ def _program(
     compiled: Any,
     kinds: dict[str, int],
     flops: float,
+    sent: float,
     unknown_trips: int,
     compile_seconds: float,
     mesh: Mesh,
@@ -354,9 +378,9 @@ def _program(
         seconds = {
             "arithmetic": flops / mesh.devices.size / chip.flops,
             "memory": traffic / chip.bandwidth,
-            "network": sum(found.bytes for found in network.values()) / chip.network,
+            "network": sent / chip.network,
         }
-    return Program(name, kinds, flops, traffic, network, seconds, compile_seconds)
+    return Program(name, kinds, flops, traffic, network, sent, seconds, compile_seconds)
 
 
 def _abstract_params(config: TransformerConfig, dtype: Any) -> Any:
@@ -440,9 +464,9 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
         for kind, size in program["memory"].items():
             print(f"    {kind:<26}{size / GIB:8.2f} GiB")
         print(f"    {program['flops']:.3g} FLOPs, {program['traffic'] / GIB:.1f} GiB of memory "
-              "traffic a device")  # fmt: skip
+              f"traffic, {program['sent'] / GIB:.1f} GiB sent, a device")  # fmt: skip
         for kind, found in program["network"].items():
-            print(f"    {kind:<20}{found.times:6d} times, {found.bytes / GIB:8.3f} GiB sent")
+            print(f"    {kind:<20}{found.times:6d} times in the text, {found.bytes / GIB:.3f} GiB")
         if program["seconds"]:
             bound = max(program["seconds"], key=program["seconds"].get)
             times = ", ".join(f"{name} {s * 1e3:.3g}" for name, s in program["seconds"].items())
