@@ -13,7 +13,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rsft_jax.experiments.arguments import Parser
-from rsft_jax.experiments.errors import EXIT_CODE_HELP, ConfigError, ExitCode, one_line, shown
+from rsft_jax.experiments.errors import (
+    EXIT_CODE_HELP,
+    ConfigError,
+    ExitCode,
+    one_line,
+    quoted,
+    shown,
+)
 from rsft_jax.experiments.groups import GROUPS, group_options
 
 # kind of experiment -> module and function (config, RunFolder) -> ExitCode
@@ -32,13 +38,12 @@ _RUNNERS = {
 _EVALUATE = ("rsft_jax.experiments.language", "evaluate_folder")
 _REPORT = ("rsft_jax.experiments.report", "write_report")
 _PLAN = ("rsft_jax.experiments.plan", "plan")
+_SWEEP = ("rsft_jax.experiments.sweep", "sweep")
 # sub-commands with a module of their own: function (arguments) -> exit code
 _COMMANDS = {
     "reselect": ("rsft_jax.experiments.reselect", "command"),
     "rescore": ("rsft_jax.experiments.reselect", "rescore_command"),
 }
-_MAX_JOB_NAME = 80
-_SECONDS_TO_STOP = 60
 
 _EXAMPLES = """\
 examples:
@@ -117,7 +122,7 @@ def _run_command(arguments: list[str]) -> int:
     )
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.multirun:
-        return _sweep(parsed.overrides, parsed.config_dir)
+        return _imported(_SWEEP)(parsed.overrides, parsed.config_dir)
     config = _compose(parsed.overrides, parsed.config_dir)
     if parsed.print_config:
         from omegaconf import OmegaConf
@@ -245,86 +250,11 @@ def _run(config: Any) -> int:
         return code or ExitCode.FAILED
 
 
-def _sweep(overrides: list[str], config_dir: Path | None) -> int:
-    """Runs each job of a sweep in a process of its own, so that none can take others along.
-
-    A job that crashes, or is killed for want of memory, is one failed job. All jobs are checked
-    before the first is run.
-    """
-    from rsft_jax.experiments.config import expand_sweep, load_config, parse_overrides
-    from rsft_jax.experiments.run_folder import check_output_dir, default_output_dir
-
-    jobs = expand_sweep(overrides, config_dir)
-    configs = [load_config(job, config_dir) for job in jobs]
-    given = configs[0].output_dir
-    root = Path(given) if given else default_output_dir(f"{configs[0].name}-sweep")
-    swept = [o.key_or_group for o in parse_overrides(overrides) if o.is_sweep_override()]
-    folders = [root / _job_name(number, job, swept) for number, job in enumerate(jobs)]
-    for folder, config in zip(folders, configs):
-        check_output_dir(folder, resume=config.resume)
-    failed = []
-    for number, (job, folder) in enumerate(zip(jobs, folders)):
-        kept = [text for text in job if not text.startswith("output_dir=")]
-        command = [sys.executable, "-m", "rsft_jax.experiments.cli", "run", *kept]
-        command.append(f"output_dir={_quoted(str(folder))}")
-        command += ["--config-dir", str(config_dir)] if config_dir else []
-        print(f"job {number + 1} of {len(jobs)}: {' '.join(_swept(job, swept))}", flush=True)
-        code = _run_job(command)
-        if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
-            return code
-        if code:
-            failed.append((folder, code))
-            _complain(f"job {number + 1} of {len(jobs)}: exit code {code}; {folder}")
-    print(f"sweep: {len(jobs) - len(failed)} of {len(jobs)} jobs done; {root}")
-    for folder, code in failed:
-        print(f"  failed with exit code {code}: {folder}")
-    return ExitCode.FAILED if failed else ExitCode.OK
-
-
-def _run_job(command: list[str]) -> int:
-    """Runs a job to its end, and passes on the signal that ends this process meanwhile.
-
-    The job has a session of its own, so that Ctrl-C reaches it once and not twice: the second
-    signal would end it before its folder is in order.
-    """
-    job = subprocess.Popen(command, start_new_session=True)
-    try:
-        return job.wait()
-    except KeyboardInterrupt as error:
-        job.send_signal(signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
-        try:
-            return job.wait(_SECONDS_TO_STOP)
-        except (KeyboardInterrupt, subprocess.TimeoutExpired):
-            job.kill()
-            job.wait()
-            raise error from None
-
-
 def _resume_command(path: Path) -> str:
     text = str(path)
     if not re.fullmatch(r"[\w./-]+", text, flags=re.ASCII):
-        text = _quoted(text)
+        text = quoted(text)
     return shlex.join(["rsft", "run", f"output_dir={text}", "resume=true"])
-
-
-def _quoted(text: str) -> str:
-    """Quotes a text for Hydra's grammar."""
-    escaped = text.replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def _swept(job: list[str], swept: list[str]) -> list[str]:
-    return [text for text in job if text.partition("=")[0] in swept]
-
-
-def _job_name(number: int, job: list[str], swept: list[str]) -> str:
-    """Names a job's folder by its place and its settings: 003_seed-1_selection-top_k.
-
-    The name needs no quotes in a shell nor as the value of `output_dir=`.
-    """
-    text = "_".join(_swept(job, swept)).replace("=", "-")
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in text)
-    return f"{number:03d}_{safe}"[:_MAX_JOB_NAME]
 
 
 def _imported(place: tuple[str, str]) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rsft_jax.experiments.errors import ConfigError, one_line, shown
-from rsft_jax.experiments.groups import group_options
+from rsft_jax.experiments.groups import COMMAND_OF, group_options
 from rsft_jax.experiments.schema import RunConfig, validate
 from rsft_jax.experiments.structure import build, nearest, to_dict
 
@@ -77,6 +78,9 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
                 f"{override.key_or_group}: {shown(override.get_value_string())} is a sweep; "
                 "add -m to run each, or quote the value"
             )
+        first = override.key_or_group.split(".")[0]
+        if first in COMMAND_OF:
+            raise ConfigError(f"{override.key_or_group}: is for rsft {COMMAND_OF[first]} alone")
         if override.key_or_group in options and not isinstance(override.value(), dict):
             _check_choice(override, options)
             choices.append(f"{override.key_or_group}={override.value()}")
@@ -87,6 +91,47 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
         _check_tag(override, data, options)
         _set_value(data, override)
     return _resolve(data)
+
+
+def load_group(
+    group: str, default: str, overrides: Sequence[str], config_dir: Path | None = None
+) -> tuple[Any, list[str]]:
+    """Composes a group that is no part of a run's settings, such as a sweep's launcher.
+
+    Args:
+      group: its name.
+      default: the option that is taken when none is chosen.
+      overrides: of everything; those of the group are taken out.
+      config_dir: the user's own folder of groups, or None.
+
+    Returns:
+      The values of the group, and the overrides of everything else.
+    """
+    if config_dir is not None:
+        _check_config_dir(config_dir)
+    options = group_options(config_dir)
+    own, rest = [], []
+    for text, override in zip(overrides, parse_overrides(overrides)):
+        is_own = override.key_or_group.split(".")[0] == group
+        (own if is_own else rest).append(override if is_own else text)
+    name = default
+    for override in own:
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.key_or_group}: cannot be swept")
+        if override.key_or_group == group:
+            _check_choice(override, options)
+            name = override.value()
+    roots = [Path(str(resources.files(_CONFIG_MODULE))), *([config_dir] if config_dir else [])]
+    path = next(p for root in roots if (p := root / group / f"{name}.yaml").is_file())
+    _check_yaml(path)
+    try:
+        data = {group: OmegaConf.to_container(OmegaConf.load(path), resolve=False)}
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, UnicodeError) as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from None
+    for override in own:
+        if override.key_or_group != group:
+            _set_value(data, override)
+    return _resolve(data)[group], rest
 
 
 def parse_overrides(texts: Sequence[str]) -> list[Override]:

@@ -45,6 +45,16 @@ def shown(value: object) -> str:
     return _SHORT.repr(value).replace("\n", " ")
 
 
+def quoted(text: str) -> str:
+    """Quotes a text for Hydra's grammar.
+
+    >>> quoted("it's")
+    "'it\\\\'s'"
+    """
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def one_line(error: BaseException, limit: int = 500) -> str:
     """Prints any exception on one line.
 

@@ -16,7 +16,12 @@ GROUPS = {
     "training": "how the policy is tuned on them",
     "training/part": "which parameters are tuned",
     "evaluation": "what is measured on held-out prompts",
+    "launcher": "of run -m: how the jobs of a sweep are run",
+    "sweep": "of tune: what is searched, and how",
 }
+
+COMMAND_OF = {"launcher": "run -m", "sweep": "tune"}
+"""Groups that are no settings of a run, and the command that takes them."""
 
 
 def group_options(

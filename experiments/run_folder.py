@@ -19,6 +19,7 @@ import os
 import platform
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,8 @@ def check_output_dir(path: Path, *, resume: bool) -> None:
     except OSError as error:  # a name too long, a parent that cannot be searched
         raise ConfigError(f"{field}; cannot be used ({error.strerror})") from None
     if not (path / "run.json").is_file():
+        if resume and all(_is_of_a_beginning(entry) for entry in path.iterdir()):
+            return
         raise ConfigError(f"{field}; is not empty and holds no run, choose another folder")
     if not resume:
         status = read_status(path).get("status", "unknown")
@@ -191,6 +194,26 @@ def open_run_folder(path: Path, config: RunConfig, *, resume: bool) -> Iterator[
             rounds_done=folder.status().get("rounds_done", 0),
         )
         yield folder
+
+
+def wait_until_free(path: Path, seconds: float = 60.0) -> bool:
+    """Waits until no process owns the folder, such as the run of a sweep that was just killed.
+
+    Returns:
+      Whether it is free; True when there is no folder.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with (path / ".lock").open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+        except FileNotFoundError:
+            return True
+        except OSError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
 
 
 def check_output_dir_is_free(path: Path) -> None:
@@ -310,6 +333,15 @@ def _check_writable(path: Path, field: str) -> None:
 
 def _is_empty(path: Path) -> bool:
     return all(entry.name == ".lock" for entry in path.iterdir())
+
+
+def _is_of_a_beginning(entry: Path) -> bool:
+    """Whether a run that was killed in its first moments may have left this."""
+    return (
+        entry.name in (".lock", "config.yaml")
+        or entry.name.endswith(".tmp")
+        or (entry.name == "metrics.jsonl" and entry.stat().st_size == 0)
+    )
 
 
 def _plain(value: Any) -> Any:

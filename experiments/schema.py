@@ -404,6 +404,103 @@ class GaussianConfig(_Run):
     law: LawConfig
 
 
+@dataclass(frozen=True, kw_only=True)
+class BasicLauncher:
+    """Runs the jobs of a sweep one after the other.
+
+    Attributes:
+      timeout_minutes: a job that takes longer is stopped and counts as failed; null waits.
+      retries: how often a failed job is run again; it goes on from its last checkpoint.
+    """
+
+    name: Literal["basic"]
+    timeout_minutes: float | None
+    retries: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoblibLauncher:
+    """Runs several jobs at a time on this machine.
+
+    Attributes:
+      num_jobs: how many.
+      timeout_minutes: as above.
+      retries: as above.
+    """
+
+    name: Literal["joblib"]
+    num_jobs: int
+    timeout_minutes: float | None
+    retries: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmititLauncher:
+    """Submits the jobs to SLURM.
+
+    Attributes:
+      cluster: "slurm", or "local" for processes of this machine.
+      partition: of the cluster; null takes its default.
+      gpus_per_node: of a job.
+      cpus_per_task: of a job.
+      memory_gb: of a job.
+      timeout_minutes: as above.
+      retries: as above.
+    """
+
+    name: Literal["submitit"]
+    cluster: Literal["slurm", "local"]
+    partition: str | None
+    gpus_per_node: int
+    cpus_per_task: int
+    memory_gb: int
+    timeout_minutes: float | None
+    retries: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayLauncher:
+    """Runs the jobs as tasks of Ray.
+
+    Attributes:
+      address: of the cluster; null starts one on this machine.
+      cpus_per_job: of a job.
+      gpus_per_job: of a job.
+      timeout_minutes: as above; not used by Ray.
+      retries: as above.
+    """
+
+    name: Literal["ray"]
+    address: str | None
+    cpus_per_job: float
+    gpus_per_job: float
+    timeout_minutes: float | None
+    retries: int
+
+
+LauncherConfig = BasicLauncher | JoblibLauncher | SubmititLauncher | RayLauncher
+
+
+def validate_launcher(launcher: LauncherConfig) -> None:
+    """Checks the ranges of a launcher's settings.
+
+    Raises:
+      ConfigError: one line with the field, its value and the allowed range.
+    """
+    if launcher.timeout_minutes is not None:
+        _positive("launcher.timeout_minutes", launcher.timeout_minutes, ", or null")
+    _at_least("launcher.retries", launcher.retries, 0)
+    if isinstance(launcher, JoblibLauncher):
+        _at_least("launcher.num_jobs", launcher.num_jobs, 1)
+    if isinstance(launcher, SubmititLauncher):
+        _at_least("launcher.gpus_per_node", launcher.gpus_per_node, 0)
+        for name in ("cpus_per_task", "memory_gb"):
+            _at_least(f"launcher.{name}", getattr(launcher, name), 1)
+    if isinstance(launcher, RayLauncher):
+        for name in ("cpus_per_job", "gpus_per_job"):
+            _not_negative(f"launcher.{name}", getattr(launcher, name))
+
+
 RunConfig = LanguageConfig | GaussianConfig
 
 

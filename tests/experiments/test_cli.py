@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import types
 import pytest
 
 from rsft_jax.experiments import cli
+from rsft_jax.experiments import sweep as module_sweep
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.completion import complete
 from rsft_jax.experiments.config import load_config
@@ -103,12 +103,14 @@ def test_every_example_of_the_help_is_a_command_that_parses(monkeypatch, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_configs" / "reward").mkdir(parents=True)
     (tmp_path / "my_configs" / "reward" / "mine.yaml").write_text("defaults: [sentiment]\n")
-    monkeypatch.setattr(cli, "_run_job", lambda command: 0)
+    monkeypatch.setattr(module_sweep, "launch", lambda jobs, launcher: iter(()))
     examples = [line.split("   ")[0].split() for line in cli._EXAMPLES.splitlines()[1:]]
-    assert len(examples) == 8
+    assert len(examples) == 9
     for words in examples:
         words = [word.replace("FOLDER", "runs/one") for word in words]
         assert words[0] == "rsft"
+        if words[1] == "plan":  # needs the compiler of a machine that is not here
+            continue
         assert main(words[1:]) == 0, words
 
 
@@ -300,81 +302,6 @@ def test_terminated_run_closes_its_folder(tmp_path):
     assert status(path) == "interrupted"
 
 
-def test_sweep_runs_each_job_in_its_folder_and_outlives_failures(tmp_path, monkeypatch, capfd):
-    """Jobs are processes; here one is killed, one fails, and the others are not harmed."""
-    root = tmp_path / "it's a sweep"
-    program = (
-        "import os, sys\n"
-        "folder = sys.argv[-1].partition('=')[2].replace(chr(92), '').strip(chr(39))\n"
-        "os.makedirs(folder); open(folder + '/seed', 'w').write(sys.argv[2])\n"
-        "sys.argv[2] == 'seed=1' and os.kill(os.getpid(), 9)\n"
-        "sys.exit(3 if sys.argv[2] == 'seed=2' else 0)\n"
-    )
-    script = tmp_path / "job.py"
-    script.write_text(program)
-    run_job = cli._run_job
-    monkeypatch.setattr(cli, "_run_job", lambda c: run_job([c[0], str(script), *c[3:]]))
-    quoted = str(root).replace("'", "\\'")
-    arguments = ["run", "-m", "seed=range(4)", f"output_dir='{quoted}'"]
-    assert main(arguments) == ExitCode.FAILED
-    assert sorted(p.name for p in root.iterdir()) == [f"{n:03d}_seed-{n}" for n in range(4)]
-    for number in range(4):
-        assert (root / f"{number:03d}_seed-{number}" / "seed").read_text() == f"seed={number}"
-    captured = capfd.readouterr()
-    assert "job 2 of 4: exit code -9" in captured.err
-    assert "job 3 of 4: exit code 3" in captured.err
-    assert "sweep: 2 of 4 jobs done" in captured.out
-
-
-def test_folder_of_a_job_can_be_given_without_quotes():
-    job = ["training.learning_rate=1e-05", "training.part.targets=[up,down]", "seed=0"]
-    name = cli._job_name(7, job, ["training.learning_rate", "training.part.targets"])
-    assert name == "007_training.learning_rate-1e-05_training.part.targets-_up_down_"
-    assert load_config([f"output_dir=runs/{name}"]).output_dir == f"runs/{name}"
-
-
-def test_sweep_is_checked_as_a_whole_before_its_first_job(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_run_job", lambda command: pytest.fail("a job was run"))
-    path = tmp_path / "sweep"
-    code = main(["run", "-m", "training.learning_rate=1e-5,-1", f"output_dir={path}"])
-    assert code == ExitCode.USAGE
-    assert "training.learning_rate: -1.0" in capsys.readouterr().err
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_to_a_sweep_reaches_its_job_once(tmp_path, number):
-    """Sent to the whole process group, as a terminal does at Ctrl-C."""
-    job = (
-        "import signal, sys, time\n"
-        "from pathlib import Path\n"
-        "seen = []\n"
-        "for number in (signal.SIGINT, signal.SIGTERM):\n"
-        "    signal.signal(number, lambda number, _: seen.append(int(number)))\n"
-        "Path(sys.argv[1]).touch()\n"
-        "while not seen: time.sleep(0.05)\n"
-        "time.sleep(0.5)\n"
-        "Path(sys.argv[2]).write_text(repr(seen))\n"
-        "sys.exit(128 + seen[0])\n"
-    )
-    program = (
-        "import sys\n"
-        "from rsft_jax.experiments import cli\n"
-        "with cli._sigterm_raises():\n"
-        "    sys.exit(cli._run_job([sys.executable, '-c', *sys.argv[1:]]))\n"
-    )
-    ready, received = tmp_path / "ready", tmp_path / "received"
-    sweep = subprocess.Popen(
-        [sys.executable, "-c", program, job, str(ready), str(received)], start_new_session=True
-    )
-    deadline = time.monotonic() + 30
-    while not ready.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(sweep.pid, number)
-    assert sweep.wait(30) == 128 + number
-    assert received.read_text() == f"[{int(number)}]"
-
-
 def test_evaluate_is_given_the_folder_of_a_run(tmp_path, runner):
     with open_run_folder(tmp_path / "run", load_config([]), resume=False) as folder:
         close_run(folder, "finished")
@@ -385,7 +312,7 @@ def test_evaluate_is_given_the_folder_of_a_run(tmp_path, runner):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("rsft r", ["report", "run"]),
+        ("rsft r", ["report", "rescore", "reselect", "run"]),
         ("rsft run sel", ["selection=", "selection.rule=", "selection.k="]),
         ("rsft run selection=t", ["threshold", "top_k"]),
         ("rsft run a=1 training/part=l", ["last_layers", "lora"]),

@@ -14,7 +14,7 @@ from rsft_jax.experiments.config import (
     save_config,
 )
 from rsft_jax.experiments.errors import ConfigError
-from rsft_jax.experiments.groups import GROUPS, group_options
+from rsft_jax.experiments.groups import COMMAND_OF, GROUPS, group_options
 from rsft_jax.experiments.schema import BestOfN, GaussianConfig, LanguageConfig, Lora, TopK
 from rsft_jax.experiments.structure import build, field_paths, to_dict
 
@@ -41,7 +41,7 @@ def test_every_experiment_composes_and_opens_with_its_purpose(name):
 
 @pytest.mark.parametrize(
     ("group", "option"),
-    [(g, o) for g in GROUPS if g != "experiment" for o in group_options()[g]],
+    [(g, o) for g in GROUPS if g not in ("experiment", *COMMAND_OF) for o in group_options()[g]],
 )
 def test_every_option_of_every_group_composes(group, option):
     overrides = [f"{group}={option}"]

@@ -174,3 +174,16 @@ def test_reading_a_folder_without_a_run_names_what_is_missing(tmp_path):
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(ConfigError, match=r"has no run\.json"):
         existing_run(tmp_path)
+
+
+def test_a_run_killed_in_its_first_moments_can_be_taken_up(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    for name in (".lock", "config.yaml", "metrics.jsonl", ".run.json.17.tmp"):
+        (path / name).touch()
+    with pytest.raises(ConfigError, match="holds no run"):
+        check_output_dir(path, resume=False)
+    check_output_dir(path, resume=True)
+    (path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="holds no run"):
+        check_output_dir(path, resume=True)

@@ -1,0 +1,158 @@
+"""A grid of runs: `rsft run -m`. The launcher says where they run; see `jobs.py`.
+
+ROOT/sweep.json            the jobs, for resuming and for the report of all of them
+ROOT/draws/                candidates that the runs share
+ROOT/000_seed-0/ ...       a run each
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rsft_jax.experiments.config import expand_sweep, load_config, load_group, parse_overrides
+from rsft_jax.experiments.errors import ConfigError, ExitCode, quoted, shown
+from rsft_jax.experiments.jobs import Job, check_launcher, describe, launch
+from rsft_jax.experiments.run_folder import (
+    check_output_dir,
+    default_output_dir,
+    read_status,
+    wait_until_free,
+)
+from rsft_jax.experiments.schema import LanguageConfig, LauncherConfig, validate_launcher
+from rsft_jax.experiments.structure import build, to_dict
+
+_MAX_JOB_NAME = 80
+_FEW = 3
+
+
+def run_command(
+    overrides: Sequence[str], folder: Path, config_dir: Path | None, *, extra: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The command of one run of a sweep."""
+    kept = [text for text in overrides if text.partition("=")[0] not in ("output_dir", "resume")]
+    command = [sys.executable, "-m", "rsft_jax.experiments.cli", "run", *kept]
+    command += [f"output_dir={quoted(str(folder))}", "resume=true", *extra]
+    return (*command, *(["--config-dir", str(config_dir)] if config_dir else []))
+
+
+def sweep(
+    overrides: list[str],
+    config_dir: Path | None,
+    make_command: Callable[..., tuple[str, ...]] = run_command,
+) -> int:
+    """Runs each job of a sweep in a process of its own, so that none can take others along.
+
+    All jobs are checked before the first is run. With `resume=true` and the folder of a sweep,
+    finished runs are left as they are and the others go on.
+
+    Returns:
+      `FAILED` if any job failed, else `OK`.
+    """
+    data, overrides = load_group("launcher", "basic", overrides, config_dir)
+    launcher: LauncherConfig = build(LauncherConfig, data, "launcher")
+    validate_launcher(launcher)
+    check_launcher(launcher)
+    jobs = expand_sweep(overrides, config_dir)
+    configs = [load_config(job, config_dir) for job in jobs]
+    given = configs[0].output_dir
+    root = Path(given) if given else default_output_dir(f"{configs[0].name}-sweep")
+    swept = [o.key_or_group for o in parse_overrides(overrides) if o.is_sweep_override()]
+    folders = [root / job_name(number, job, swept) for number, job in enumerate(jobs)]
+    for folder, config in zip(folders, configs):
+        check_output_dir(folder, resume=config.resume)
+    _check_same(root, jobs)
+    alone = launcher.name == "basic"
+    made = []
+    for number, (job, folder, config) in enumerate(zip(jobs, folders, configs)):
+        shared = []
+        if isinstance(config, LanguageConfig) and config.store is None:
+            shared = [f"store={quoted(str(root / 'draws'))}"]
+            job = [text for text in job if not text.startswith("store=")]
+        log = None if alone else root / "logs" / f"{number:03d}.log"
+        label = " ".join(text for text in job if text.partition("=")[0] in swept)
+        command = make_command(job, folder, config_dir, extra=shared)
+        made.append(Job(number, command, folder, label, log))
+    left = [job for job in made if read_status(job.folder).get("status") != "finished"]
+    root.mkdir(parents=True, exist_ok=True)
+    if not alone:
+        (root / "logs").mkdir(exist_ok=True)
+    _write_manifest(root, jobs, folders, launcher)
+    if len(left) < len(made):
+        print(f"sweep: {len(made) - len(left)} of {len(made)} jobs are finished already")
+    for job in left:
+        wait_until_free(job.folder)
+    return _launch(root, made, left, launcher)
+
+
+def job_name(number: int, job: Sequence[str], swept: Sequence[str]) -> str:
+    """Names a job's folder by its place and its settings: 003_seed-1_selection-top_k.
+
+    The name needs no quotes in a shell nor as the value of `output_dir=`.
+    """
+    text = "_".join(text for text in job if text.partition("=")[0] in swept).replace("=", "-")
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in text)
+    return f"{number:03d}_{safe}"[:_MAX_JOB_NAME]
+
+
+def _launch(root: Path, all_jobs: list[Job], left: list[Job], launcher: LauncherConfig) -> int:
+    total, failed = len(all_jobs), []
+    if launcher.name == "basic":  # one at a time: what each prints is under its name
+        outcomes = (found for job in left for found in _announced(job, total, launcher))
+    else:
+        print(f"sweep: {len(left)} jobs by {launcher.name}; {root}", flush=True)
+        outcomes = launch(left, launcher)
+    for found in outcomes:
+        name = f"job {found.job.number + 1} of {total}"
+        if found.code:
+            failed.append(found)
+            again = f" after {found.attempts} attempts" if found.attempts > 1 else ""
+            text = f"rsft: error: {name}: {describe(found.code)}{again}; {found.job.folder}"
+            print(text, file=sys.stderr, flush=True)
+        else:
+            print(f"{name}: done in {found.seconds:.1f} s: {found.job.label}", flush=True)
+    print(f"sweep: {total - len(failed)} of {total} jobs done; {root}")
+    for found in failed:
+        print(f"  failed, {describe(found.code)}: {found.job.folder}")
+    if failed:
+        print("  run the same command with resume=true to go on with them")
+    return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def _announced(job: Job, total: int, launcher: LauncherConfig):
+    print(f"job {job.number + 1} of {total}: {job.label}", flush=True)
+    yield from launch([job], launcher)
+
+
+def _check_same(root: Path, jobs: list[list[str]]) -> None:
+    """Refuses to go on with another sweep than the one in the folder."""
+    path = root / "sweep.json"
+    if not path.is_file():
+        return
+    try:
+        old = [job["overrides"] for job in json.loads(path.read_text(encoding="utf-8"))["jobs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path}: is not readable as the list of a sweep's jobs") from None
+    new = [_settings(job) for job in jobs]
+    if [_settings(job) for job in old] != new:
+        raise ConfigError(
+            f"output_dir: {shown(str(root))}; holds another sweep ({len(old)} jobs, "
+            f"{' '.join(old[0])[:80]} ...), choose another folder"
+        )
+
+
+def _settings(job: Sequence[str]) -> list[str]:
+    return [text for text in job if text.partition("=")[0] not in ("output_dir", "resume")]
+
+
+def _write_manifest(
+    root: Path, jobs: list[list[str]], folders: list[Path], launcher: LauncherConfig
+) -> None:
+    listed = [
+        {"folder": folder.name, "overrides": _settings(job)} for job, folder in zip(jobs, folders)
+    ]
+    text = json.dumps({"launcher": to_dict(launcher), "jobs": listed}, indent=2) + "\n"
+    temporary = root / f".sweep.json.{os.getpid()}.tmp"
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, root / "sweep.json")
