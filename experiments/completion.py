@@ -4,7 +4,7 @@ from rsft_jax.experiments.groups import group_options
 from rsft_jax.experiments.schema import RunConfig
 from rsft_jax.experiments.structure import field_paths
 
-COMMANDS = ("evaluate", "ls", "plan", "report", "rescore", "reselect", "run", "sweep-vmap", "tune")
+COMMANDS = ("evaluate", "plan", "report", "rescore", "reselect", "run")
 
 
 def complete(line: str) -> list[str]:

@@ -17,10 +17,9 @@ GROUPS = {
     "training/part": "which parameters are tuned",
     "evaluation": "what is measured on held-out prompts",
     "launcher": "of run -m: how the jobs of a sweep are run",
-    "sweep": "of tune: what is searched, and how",
 }
 
-COMMAND_OF = {"launcher": "run -m", "sweep": "tune"}
+COMMAND_OF = {"launcher": "run -m"}
 """Groups that are no settings of a run, and the command that takes them."""
 
 

@@ -289,7 +289,12 @@ def _drawn(rows: Rollouts, draws: set[str]) -> dict[str, Drawn]:
 
 
 def _first(drawn: Drawn, num: int) -> Drawn:
-    return Drawn(*(field[:num] for field in drawn))
+    return Drawn(
+        tokens=drawn.tokens[:num],
+        log_probs=drawn.log_probs[:num],
+        finished=drawn.finished[:num],
+        failed=drawn.failed[:num],
+    )
 
 
 def _joined(columns: list[Any]) -> Any:

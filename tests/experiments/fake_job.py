@@ -2,7 +2,7 @@
 
     fake_job.py FOLDER BEHAVIOUR KEY=VALUE ...
 
-Its score is best at beta = 0.3. Behaviours: ok, raise, kill, hang, memory, flaky (once), long, slow.
+Behaviours: ok, raise, kill, hang, memory, flaky (fails once), long, slow.
 """
 
 import json
