@@ -134,18 +134,27 @@ def _product(x: Array, kernel: Array) -> Array:
     computes what fuses into dy a second time, in strided order. As x^T dy it costs neither.
     The price is forward-mode differentiation, which a rule for the cotangent alone does not have.
     """
-    return x @ kernel
+    return _dot(x, kernel, (((x.ndim - 1,), (0,)), ((), ()))).astype(x.dtype)
+
+
+def _dot(left: Array, right: Array, dimensions: lax.DotDimensionNumbers) -> Array:
+    """A matrix product added up in float32 or wider, which it returns.
+
+    XLA:CPU has a fast bfloat16 product into float32 and none into bfloat16: the head of a 135M
+    model takes 2 ms with eight rows this way and 32 ms the other.
+    """
+    return lax.dot_general(left, right, dimensions, preferred_element_type=_wide(left.dtype))
 
 
 def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ kernel, (x, kernel)
+    return _product(x, kernel), (x, kernel)
 
 
 def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    dx = lax.dot_general(dy, kernel, (((dy.ndim - 1,), (1,)), ((), ())))
+    dx = _dot(dy, kernel, (((dy.ndim - 1,), (1,)), ((), ()))).astype(x.dtype)
     rows = tuple(range(x.ndim - 1))
-    return dx, lax.dot_general(x, dy, ((rows, rows), ((), ())))
+    return dx, _dot(x, dy, ((rows, rows), ((), ()))).astype(kernel.dtype)
 
 
 _product.defvjp(_product_forward, _product_backward)
@@ -385,8 +394,11 @@ class Transformer(nn.Module):
     def head(self, hidden: Array) -> Array:
         """Maps `[..., D]` activations to `[..., V]` logits in float32 or wider."""
         c = self.config
-        logits = self.embedder.attend(hidden) if c.tie_embeddings else self.output_head(hidden)
-        return logits.astype(_wide(c.dtype))
+        if not c.tie_embeddings:
+            return self.output_head(hidden).astype(_wide(c.dtype))
+        embedding = self.embedder.embedding.astype(c.dtype)
+        dimensions = (((hidden.ndim - 1,), (1,)), ((), ()))
+        return _dot(hidden.astype(c.dtype), embedding, dimensions)
 
     def _layers(
         self, tokens: Array, positions: Array, cache: Cache, segments: Array | None = None
