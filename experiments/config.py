@@ -29,7 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rsft_jax.experiments.errors import ConfigError, one_line, shown
 from rsft_jax.experiments.groups import COMMAND_OF, group_options
-from rsft_jax.experiments.schema import RunConfig, validate
+from rsft_jax.experiments.ranges import validate
+from rsft_jax.experiments.schema import RunConfig
 from rsft_jax.experiments.structure import build, nearest, to_dict
 
 MAX_SWEEP_JOBS = 1000

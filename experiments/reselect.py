@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rsft_jax import rounds
-from rsft_jax.experiments import build, schema
+from rsft_jax.experiments import build, ranges, schema
 from rsft_jax.experiments.arguments import Parser
 from rsft_jax.experiments.candidates import Group, read_candidates
 from rsft_jax.experiments.config import compose, expand_sweep, parse_overrides, read_config
@@ -150,7 +150,7 @@ def command(arguments: list[str]) -> int:
     most = max(group.valid.shape[1] for group in groups)
     rows = []
     for selection, seed in settings:
-        schema.validate_selection(selection, most)
+        ranges.validate_selection(selection, most)
         rows.append(reselect(groups, build.make_rule(selection), seed))
     rounds_ = ", ".join(str(group.round) for group in groups)
     console.table(f"{parsed.folder}: {parsed.arm}, round {rounds_}", _COLUMNS, map(_row, rows))
@@ -287,7 +287,7 @@ def _reward(
         own = to_dict(run.reward)
         reward |= {name: own[name] for name in own if f"reward.{name}" not in names}
     found = typed(schema.RewardConfig, reward, "reward")
-    schema.validate_reward(found)
+    ranges.validate_reward(found)
     return found
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from rsft_jax.experiments.config import expand_sweep, load_config, load_group, parse_overrides
 from rsft_jax.experiments.errors import ConfigError, ExitCode, quoted, shown
 from rsft_jax.experiments.jobs import Job, check_launcher, describe, launch
+from rsft_jax.experiments.ranges import validate_launcher
 from rsft_jax.experiments.run_folder import (
     check_output_dir,
     default_output_dir,
     read_status,
     wait_until_free,
 )
-from rsft_jax.experiments.schema import LanguageConfig, LauncherConfig, validate_launcher
+from rsft_jax.experiments.schema import LanguageConfig, LauncherConfig
 from rsft_jax.experiments.structure import build, to_dict
 
 _MAX_JOB_NAME = 80

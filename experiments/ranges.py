@@ -1,0 +1,216 @@
+"""The ranges of all settings, checked before anything is compiled or written."""
+
+import math
+import re
+from pathlib import Path
+
+from rsft_jax.experiments.errors import ConfigError, shown
+from rsft_jax.experiments.schema import (
+    GaussianConfig,
+    JoblibLauncher,
+    LanguageConfig,
+    LastLayers,
+    LauncherConfig,
+    Lora,
+    Matching,
+    RandomControl,
+    RayLauncher,
+    RewardConfig,
+    RunConfig,
+    SelectionConfig,
+    StatisticalRejection,
+    SubmititLauncher,
+    Threshold,
+    TopK,
+    TrainingConfig,
+)
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def validate(config: RunConfig) -> None:
+    """Checks the ranges of all settings.
+
+    Raises:
+      ConfigError: one line with the field, its value and the allowed range.
+    """
+    _check(
+        _RUN_NAME.fullmatch(config.name) is not None,
+        "name",
+        config.name,
+        "1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit",
+    )
+    _check(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
+    if config.output_dir is not None:
+        usable = config.output_dir.strip() and "\0" not in config.output_dir
+        _check(bool(usable), "output_dir", config.output_dir, "the path of a folder")
+    if isinstance(config, LanguageConfig):
+        _validate_language(config)
+    else:
+        _validate_gaussian(config)
+
+
+def _validate_language(config: LanguageConfig) -> None:
+    policy, data, sampling = config.policy, config.data, config.sampling
+    if (policy.asset is None) == (policy.path is None):
+        raise ConfigError(
+            f"policy.path: {shown(policy.path)} with policy.asset: {shown(policy.asset)}; "
+            "give exactly one of them and set the other to null"
+        )
+    _check(
+        data.train_split != data.heldout_split,
+        "data.heldout_split",
+        data.heldout_split,
+        "another split than data.train_split",
+    )
+    for name in ("max_train_prompts", "max_heldout_prompts"):
+        value = getattr(data, name)
+        _check(value is None or value >= 1, f"data.{name}", value, "at least 1, or null for all")
+
+    for name in ("num_candidates", "max_new_tokens", "batch_size"):
+        _at_least(f"sampling.{name}", getattr(sampling, name), 1)
+    _not_negative("sampling.temperature", sampling.temperature)
+    _at_least("sampling.top_k", sampling.top_k, 0)
+    _check(0 < sampling.top_p <= 1, "sampling.top_p", sampling.top_p, "above 0 and at most 1")
+    _check(0 <= sampling.min_p <= 1, "sampling.min_p", sampling.min_p, "from 0 to 1")
+
+    validate_reward(config.reward)
+    validate_selection(config.selection, sampling.num_candidates)
+    _validate_training(config.training)
+    for name in ("num_rounds", "prompts_per_round"):
+        _at_least(f"rounds.{name}", getattr(config.rounds, name), 1)
+    evaluation = config.evaluation
+    for name in ("num_prompts", "num_candidates", "kl_prompts", "bootstrap_samples"):
+        _at_least(f"evaluation.{name}", getattr(evaluation, name), 1)
+    _inside("evaluation.confidence", evaluation.confidence, 0, 1)
+    _at_least("checkpoint.keep", config.checkpoint.keep, 1)
+    for name in ("store", "candidates"):
+        path = getattr(config, name)
+        usable = path is None or (path.strip() and "\0" not in path)
+        _check(bool(usable), name, path, "a path, or null")
+    if config.candidates is not None and not Path(config.candidates).exists():
+        raise ConfigError(f"candidates: {shown(config.candidates)}; is not there")
+
+
+def validate_reward(reward: RewardConfig) -> None:
+    """Checks the ranges of a reward's settings.
+
+    Raises:
+      ConfigError: one line with the field, its value and the allowed range.
+    """
+    for name in ("sentiment", "offensive", "repetition", "length"):
+        _not_negative(f"reward.{name}", getattr(reward, name))
+    _at_least("reward.min_words", reward.min_words, 0)
+    _check(
+        reward.max_words >= max(reward.min_words, 1),
+        "reward.max_words",
+        reward.max_words,
+        f"at least reward.min_words = {reward.min_words}, and at least 1",
+    )
+
+
+def validate_selection(selection: SelectionConfig, num_candidates: int) -> None:
+    """Checks the ranges of a rule's settings.
+
+    Raises:
+      ConfigError: one line with the field, its value and the allowed range.
+    """
+    counted = f"from 1 to sampling.num_candidates = {num_candidates}"
+    if isinstance(selection, TopK | RandomControl):
+        _check(1 <= selection.k <= num_candidates, "selection.k", selection.k, counted)
+    if isinstance(selection, Threshold | StatisticalRejection) and selection.budget is not None:
+        value = selection.budget
+        _check(1 <= value <= num_candidates, "selection.budget", value, f"{counted}, or null")
+    if isinstance(selection, Threshold):
+        _check(math.isfinite(selection.minimum), "selection.minimum", selection.minimum, "finite")
+    if isinstance(selection, StatisticalRejection):
+        _positive("selection.beta", selection.beta)
+        bound = selection.max_reward
+        _check(
+            bound is None or math.isfinite(bound), "selection.max_reward", bound, "finite, or null"
+        )
+
+
+def _validate_training(training: TrainingConfig) -> None:
+    part = training.part
+    if isinstance(part, Lora):
+        _at_least("training.part.rank", part.rank, 1)
+        _positive("training.part.alpha", part.alpha)
+        unique = len(part.targets) > 0 and len(set(part.targets)) == len(part.targets)
+        _check(unique, "training.part.targets", part.targets, "at least one name, each once")
+    if isinstance(part, LastLayers):
+        _at_least("training.part.num_layers", part.num_layers, 1)
+    _positive("training.learning_rate", training.learning_rate)
+    _at_least("training.warmup_steps", training.warmup_steps, 0)
+    if training.clip_norm is not None:
+        _positive("training.clip_norm", training.clip_norm, ", or null")
+    _not_negative("training.weight_decay", training.weight_decay)
+    for name in ("epochs", "batch_size"):
+        _at_least(f"training.{name}", getattr(training, name), 1)
+    if isinstance(part, Matching):
+        _check(len(part.patterns) > 0, "training.part.patterns", part.patterns, "at least one")
+    if training.row_length is not None:
+        _at_least("training.row_length", training.row_length, 2)
+    smoothing, ratio = training.label_smoothing, training.clip_ratio
+    _check(0 <= smoothing < 1, "training.label_smoothing", smoothing, "at least 0 and below 1")
+    for name in ("z_loss", "kl_weight"):
+        _not_negative(f"training.{name}", getattr(training, name))
+    if ratio is not None:
+        _not_negative("training.clip_ratio", ratio)
+        _check(smoothing == 0, "training.label_smoothing", smoothing, "0 with a clip_ratio")
+
+
+def _validate_gaussian(config: GaussianConfig) -> None:
+    problem, training, law = config.problem, config.training, config.law
+    _at_least("problem.num_inputs", problem.num_inputs, 2)
+    for name in ("mean", "curvature"):
+        value = getattr(problem, name)
+        _check(math.isfinite(value), f"problem.{name}", value, "finite")
+    _inside("problem.deviation", problem.deviation, 0, 1)
+    _not_negative("problem.noise", problem.noise)
+    for name in ("num_rounds", "steps_per_round", "batch_size", "max_attempts"):
+        _at_least(f"training.{name}", getattr(training, name), 1)
+    _positive("training.learning_rate", training.learning_rate)
+    _at_least("law.num_bins", law.num_bins, 2)
+    _at_least("law.num_samples", law.num_samples, 100 * law.num_bins)
+
+
+def validate_launcher(launcher: LauncherConfig) -> None:
+    """Checks the ranges of a launcher's settings.
+
+    Raises:
+      ConfigError: one line with the field, its value and the allowed range.
+    """
+    if launcher.timeout_minutes is not None:
+        _positive("launcher.timeout_minutes", launcher.timeout_minutes, ", or null")
+    _at_least("launcher.retries", launcher.retries, 0)
+    if isinstance(launcher, JoblibLauncher):
+        _at_least("launcher.num_jobs", launcher.num_jobs, 1)
+    if isinstance(launcher, SubmititLauncher):
+        _at_least("launcher.gpus_per_node", launcher.gpus_per_node, 0)
+        for name in ("cpus_per_task", "memory_gb"):
+            _at_least(f"launcher.{name}", getattr(launcher, name), 1)
+    if isinstance(launcher, RayLauncher):
+        for name in ("cpus_per_job", "gpus_per_job"):
+            _not_negative(f"launcher.{name}", getattr(launcher, name))
+
+
+def _check(is_right: bool, name: str, value: object, allowed: str) -> None:
+    if not is_right:
+        raise ConfigError(f"{name}: {shown(value)}; must be {allowed}")
+
+
+def _at_least(name: str, value: int, minimum: int) -> None:
+    _check(value >= minimum, name, value, f"at least {minimum}")
+
+
+def _positive(name: str, value: float, alternative: str = "") -> None:
+    _check(value > 0 and math.isfinite(value), name, value, f"above 0 and finite{alternative}")
+
+
+def _not_negative(name: str, value: float) -> None:
+    _check(value >= 0 and math.isfinite(value), name, value, "at least 0 and finite")
+
+
+def _inside(name: str, value: float, low: float, high: float) -> None:
+    _check(low < value < high, name, value, f"between {low} and {high}, neither included")
