@@ -37,10 +37,10 @@ _RUNNERS = {
 }
 _EVALUATE = ("rsft_jax.experiments.language", "evaluate_folder")
 _REPORT = ("rsft_jax.experiments.report", "write_report")
-_PLAN = ("rsft_jax.experiments.plan", "plan")
 _SWEEP = ("rsft_jax.experiments.sweep", "sweep")
 # sub-commands with a module of their own: function (arguments) -> exit code
 _COMMANDS = {
+    "plan": ("rsft_jax.experiments.plan", "command"),
     "reselect": ("rsft_jax.experiments.reselect", "command"),
     "rescore": ("rsft_jax.experiments.reselect", "rescore_command"),
 }
@@ -96,7 +96,6 @@ def _dispatch(arguments: list[str]) -> int:
         "run": _run_command,
         "report": _report_command,
         "evaluate": _evaluate_command,
-        "plan": _plan_command,
     } | {name: functools.partial(_command, place) for name, place in _COMMANDS.items()}
     if arguments[0] not in commands:
         from rsft_jax.experiments.structure import nearest
@@ -149,41 +148,6 @@ def _evaluate_command(arguments: list[str]) -> int:
         _use_compilation_cache()
         return _imported(_EVALUATE)(folder) or ExitCode.OK
     return ExitCode.FAILED
-
-
-def _plan_command(arguments: list[str]) -> int:
-    parser = Parser(
-        prog="rsft plan",
-        description="compile a round for a machine that is not here, and say whether it fits",
-    )
-    parser.add_argument("model", help="a published shape, such as llama-3.1-8b or qwen2.5-7b")
-    parser.add_argument(
-        "--topology",
-        default="local",
-        help="v5e, v5p or v6e for the smallest slice that holds it, v5e:4x8 for one slice, local "
-        "for this machine; several with commas (default: local)",
-    )
-    parser.add_argument("--mesh", metavar="fsdp=8,tensor=4", help="default: chosen by memory")
-    parser.add_argument("--part", choices=("all", "lora"), default="all")
-    optimizers = ("adafactor", "adamw", "lion", "sgd")
-    parser.add_argument("--optimizer", choices=optimizers, default="adamw")
-    sizes = {
-        "rows": (1, "training sequences a device"),
-        "length": (2048, "tokens of a training sequence"),
-        "candidates": (16, "completions of a prompt"),
-        "prompts": (1, "prompts decoded at once, a device"),
-        "prompt-length": (512, "tokens of a prompt"),
-        "new-tokens": (1024, "tokens of a completion"),
-    }
-    for name, (value, text) in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: {value})")
-    parser.add_argument("--json", action="store_true", help="one JSON object a topology")
-    parsed = parser.parse_args(arguments)
-    if parsed.topology != "local":
-        import jax
-
-        jax.config.update("jax_platforms", "cpu")  # the compiler for a TPU, without looking for one
-    return _imported(_PLAN)(parsed)
 
 
 def _folder_argument(command: str, text: str, arguments: list[str]) -> Path:

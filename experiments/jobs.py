@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import dataclasses
 import importlib.util
+import math
 import os
 import queue
 import signal
@@ -208,7 +209,7 @@ def run_attempts(
 def _local(jobs: Sequence[Job], launcher: LauncherConfig, workers: int) -> Iterator[Ended]:
     """Runs jobs on this machine, a thread for each that runs at a time."""
     processes, ended = Processes(), queue.SimpleQueue()
-    timeout = None if launcher.timeout_minutes is None else 60 * launcher.timeout_minutes
+    timeout = _timeout_seconds(launcher)
 
     def run(job: Job) -> None:
         start = time.monotonic()
@@ -246,8 +247,11 @@ def _submitit(jobs: Sequence[Job], launcher: SubmititLauncher) -> Iterator[Ended
 
     root = jobs[0].folder.parent if jobs else Path()
     executor = submitit.AutoExecutor(folder=root / "submitit", cluster=launcher.cluster)
+    # SLURM's limit is the worker's, for all attempts; each of them has its own, as everywhere.
+    timeout = _timeout_seconds(launcher)
+    attempts = launcher.retries + 1
     options: dict[str, Any] = {
-        "timeout_min": int(launcher.timeout_minutes or 24 * 60),
+        "timeout_min": 24 * 60 if timeout is None else math.ceil(attempts * (timeout / 60 + 1)),
         "cpus_per_task": launcher.cpus_per_task,
         "mem_gb": launcher.memory_gb,
         "gpus_per_node": launcher.gpus_per_node,
@@ -256,7 +260,9 @@ def _submitit(jobs: Sequence[Job], launcher: SubmititLauncher) -> Iterator[Ended
         options["slurm_partition"] = launcher.partition
     executor.update_parameters(**options)
     with executor.batch():
-        tasks = [executor.submit(run_command, job.command, launcher.retries) for job in jobs]
+        tasks = [
+            executor.submit(run_command, job.command, launcher.retries, timeout) for job in jobs
+        ]
     yield from _collected(dict(zip(tasks, jobs)), lambda task: task.done(), lambda t: t.result())
 
 
@@ -268,7 +274,8 @@ def _ray(jobs: Sequence[Job], launcher: RayLauncher) -> Iterator[Ended]:
         task = ray.remote(num_cpus=launcher.cpus_per_job, num_gpus=launcher.gpus_per_job)(
             run_command
         )
-        made = {task.remote(job.command, launcher.retries): job for job in jobs}
+        timeout = _timeout_seconds(launcher)
+        made = {task.remote(job.command, launcher.retries, timeout): job for job in jobs}
 
         def done(item: Any) -> bool:
             return bool(ray.wait([item], timeout=0)[0])
@@ -278,10 +285,16 @@ def _ray(jobs: Sequence[Job], launcher: RayLauncher) -> Iterator[Ended]:
         ray.shutdown()
 
 
-def run_command(command: Sequence[str], retries: int) -> tuple[int, int]:
-    """What a worker elsewhere runs: the command, to its end."""
-    processes = Processes()
-    return run_attempts(lambda: processes.run([sys.executable, *command[1:]]), retries)
+def _timeout_seconds(launcher: LauncherConfig) -> float | None:
+    return None if launcher.timeout_minutes is None else 60 * launcher.timeout_minutes
+
+
+def run_command(
+    command: Sequence[str], retries: int, timeout: float | None = None
+) -> tuple[int, int]:
+    """What a worker elsewhere runs: the command, to its end or for `timeout` seconds."""
+    processes, local = Processes(), [sys.executable, *command[1:]]
+    return run_attempts(lambda: processes.run(local, timeout=timeout), retries)
 
 
 def _collected(

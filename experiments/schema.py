@@ -459,7 +459,7 @@ class RayLauncher:
       address: of the cluster; null starts one on this machine.
       cpus_per_job: of a job.
       gpus_per_job: of a job.
-      timeout_minutes: as above; not used by Ray.
+      timeout_minutes: as above.
       retries: as above.
     """
 

@@ -252,17 +252,22 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path, mo
     assert describe(HUNG) == "took too long"
 
 
-def test_submitit_runs_jobs_on_this_machine(tmp_path, capfd):
-    pytest.importorskip("submitit")
+@pytest.mark.parametrize("launcher", ["submitit launcher.cluster=local", "ray"])
+def test_launchers_of_clusters_run_jobs_on_this_machine(tmp_path, launcher):
+    pytest.importorskip(launcher.split()[0])
     root = tmp_path / "s"
-    overrides = ["seed=0,1", f"output_dir='{root}'", "launcher=submitit", "launcher.cluster=local"]
-    assert module.sweep(overrides, None, commands({1: "raise"})) == ExitCode.FAILED
+    # In a process of its own: both packages take over the standard streams for good.
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from tests.experiments.test_sweep import commands, module\n"
+        "jobs = commands({1: 'raise', 2: 'hang'})\n"
+        "sys.exit(module.sweep(sys.argv[2:], None, jobs))\n"
+    )
+    overrides = ["seed=0,1,2", f"output_dir={root}", "launcher.timeout_minutes=0.05"]
+    overrides += f"launcher={launcher}".split()
+    command = [sys.executable, "-c", program, str(Path(__file__).parents[2]), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == ExitCode.FAILED, done.stderr
     assert len(finished(root)) == 1
-
-
-def test_ray_runs_jobs_on_this_machine(tmp_path):
-    pytest.importorskip("ray")
-    root = tmp_path / "s"
-    overrides = ["seed=0,1", f"output_dir='{root}'", "launcher=ray"]
-    assert module.sweep(overrides, None, commands({1: "raise"})) == ExitCode.FAILED
-    assert len(finished(root)) == 1
+    assert "job 2 of 3: exit code 1" in done.stderr
+    assert "job 3 of 3: took too long" in done.stderr
