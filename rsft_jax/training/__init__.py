@@ -1,12 +1,12 @@
 """Fine-tuning: which part is trained, the loss, the optimizer, the step, and checkpoints."""
 
 from rsft_jax.training.checkpoint import CheckpointError, Checkpoints, Restored
+from rsft_jax.training.chunks import sum_over_chunks
 from rsft_jax.training.losses import (
     LossFn,
     LossTerms,
     completion_loss,
     mean_squared_error,
-    sum_over_chunks,
     token_log_probs,
 )
 from rsft_jax.training.optimizers import average_params, make_optimizer, make_schedule

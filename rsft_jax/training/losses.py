@@ -6,10 +6,11 @@ these positions are gathered, and head, cross-entropy and their gradient run ove
 Shapes: B rows, T tokens, C = T - 1 places for completion tokens, D width, V vocabulary.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -17,9 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from rsft_jax.data.batches import Batch, PackedBatch
+from rsft_jax.training.chunks import (
+    check_chunk_tokens,
+    chunked,
+    needed_chunks,
+    sum_over_chunks,
+    take,
+)
+from rsft_jax.training.places import completion_places, packed_places, row_places
 from rsft_jax.types import Array, Numeric, Params, record
 
 NORMALISATIONS = ("token", "sequence")
@@ -108,7 +116,8 @@ def completion_loss(
       kl_weight: at least 0; above 0 it needs a reference.
 
     Returns:
-      A function (variables, batch) -> `LossTerms`, differentiable once, in both modes.
+      A function (variables, batch) -> `LossTerms`, differentiable once; in forward mode
+      too where the model is.
 
     Raises:
       ValueError: naming the argument, its value and the allowed range; when called, if a batch
@@ -121,63 +130,15 @@ def completion_loss(
     """
     if normalise not in NORMALISATIONS:
         raise ValueError(f"normalise must be one of {NORMALISATIONS}, got {normalise!r}")
-    _check_chunk(chunk_tokens)
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-    for name, value in (("z_loss", z_loss), ("kl_weight", kl_weight)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be finite and at least 0, got {value}")
-    if clip_ratio is not None and not (math.isfinite(clip_ratio) and clip_ratio >= 0):
-        raise ValueError(f"clip_ratio must be finite and at least 0, got {clip_ratio}")
-    if clip_ratio is not None and label_smoothing:
-        raise ValueError(f"label_smoothing must be 0 with clip_ratio, got {label_smoothing}")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be finite and above 0, got {temperature}")
-
-    def chunk_loss(heads: Params, chunk: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
-        logits: Any = model.apply(heads["policy"], chunk["hidden"], method="head")
-        targets, weights, shares = chunk["targets"], chunk["weights"], chunk["shares"]
-        log_prob, log_normaliser, log_max = _target_log_prob(logits, targets)
-        trained = weights > 0
-
-        def total(values: Array, factors: Array) -> Array:
-            return jnp.sum(jnp.where(trained, factors * values, 0))
-
-        token_loss, clipped = -log_prob, jnp.zeros_like(log_prob)
-        if label_smoothing:
-            mean_log_prob = jnp.mean(logits, axis=-1) - log_normaliser
-            token_loss = (1 - label_smoothing) * token_loss - label_smoothing * mean_log_prob
-        if clip_ratio is not None:
-            warm = _target_log_prob(logits / temperature, targets)[0]
-            # Bounded before exp: a ratio of exp(800) would be inf, and its gradient NaN.
-            log_ratio = warm - chunk["log_probs"].astype(warm.dtype)
-            log_bound = jnp.asarray(math.log1p(clip_ratio), warm.dtype)
-            token_loss = -jnp.exp(jnp.minimum(log_ratio, log_bound))
-            clipped = (lax.stop_gradient(log_ratio) > log_bound).astype(warm.dtype)
-        if z_loss:
-            token_loss = token_loss + z_loss * jnp.square(log_normaliser)
-        loss = total(token_loss, weights)
-        kl = jnp.zeros_like(log_prob)
-        if "reference_hidden" in chunk:
-            reference: Any = model.apply(
-                heads["reference"], chunk["reference_hidden"], method="head"
-            )
-            # Subtracted before the normalisers are: equal logits give exactly 0.
-            gap = jax.nn.log_softmax(logits) - jax.nn.log_softmax(lax.stop_gradient(reference))
-            probs = jnp.exp(logits - log_normaliser[..., None])
-            kl = jnp.sum(probs * gap, axis=-1)
-            loss = loss + kl_weight * total(kl, shares) if kl_weight else loss
-        # The rest is for people to look at; without this it would be differentiated too.
-        still, log_normaliser, kl = lax.stop_gradient((logits, log_normaliser, kl))
-        mean_logit = jnp.sum(jnp.exp(still - log_normaliser[..., None]) * still, axis=-1)
-        correct = (lax.stop_gradient(log_prob) >= log_max).astype(logits.dtype)
-        ones = jnp.ones_like(weights)
-        return loss, {
-            "entropy": total(log_normaliser - mean_logit, ones),
-            "correct": total(correct, ones),
-            "kl": total(kl, ones),
-            "clipped": total(clipped, ones),
-        }
+    check_chunk_tokens(chunk_tokens)
+    terms = _TokenLoss(
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        clip_ratio=clip_ratio,
+        temperature=temperature,
+        kl_weight=kl_weight,
+    )
+    chunk_loss = functools.partial(_chunk_loss, model, terms)
 
     def loss(variables: Params, batch: Batch | PackedBatch) -> LossTerms:
         batch = jax.tree.map(jnp.asarray, batch)
@@ -187,7 +148,7 @@ def completion_loss(
             raise ValueError(f"kl_weight = {kl_weight} needs a reference; see with_reference")
         if clip_ratio is not None and batch.log_probs is None:
             raise ValueError(f"clip_ratio = {clip_ratio} needs batches with log_probs")
-        places = _packed_places(batch) if isinstance(batch, PackedBatch) else _row_places(batch)
+        places = packed_places(batch) if isinstance(batch, PackedBatch) else row_places(batch)
         hidden = _hidden_at(model, variables, batch, places.columns)
         wide = _wide(hidden.dtype)
         trained = places.weights > 0
@@ -211,12 +172,89 @@ def completion_loss(
                 _hidden_at(model, fixed, batch, places.columns)
             )
             heads["reference"] = _head_variables(fixed)
-        chunks, size = _chunked(columns, chunk_tokens)
-        needed = _needed_chunks(places.num_columns, size)
+        chunks, size = chunked(columns, chunk_tokens)
+        needed = needed_chunks(places.num_columns, size)
         total, extra = sum_over_chunks(chunk_loss, needed, heads, chunks)
         return LossTerms(total=total, count=count.astype(wide), num_tokens=num_tokens, **extra)
 
     return loss
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _TokenLoss:
+    """The loss of a token; the fields are the arguments of `completion_loss`."""
+
+    label_smoothing: float
+    z_loss: float
+    clip_ratio: float | None
+    temperature: float
+    kl_weight: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        for name in ("z_loss", "kl_weight", "clip_ratio"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be finite and at least 0, got {value}")
+        if self.clip_ratio is not None and self.label_smoothing:
+            raise ValueError(
+                f"label_smoothing must be 0 with clip_ratio, got {self.label_smoothing}"
+            )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature must be finite and above 0, got {self.temperature}")
+
+    def policy_term(
+        self, logits: Array, log_prob: Array, log_normaliser: Array, chunk: Mapping[str, Array]
+    ) -> tuple[Array, Array]:
+        """What depends on the policy alone, per token, and 1 where its ratio is at the bound."""
+        loss, clipped = -log_prob, jnp.zeros_like(log_prob)
+        if self.label_smoothing:
+            mean_log_prob = jnp.mean(logits, axis=-1) - log_normaliser
+            loss = (1 - self.label_smoothing) * loss - self.label_smoothing * mean_log_prob
+        if self.clip_ratio is not None:
+            warm = _target_log_prob(logits / self.temperature, chunk["targets"])[0]
+            # Bounded before exp: a ratio of exp(800) would be inf, and its gradient NaN.
+            log_ratio = warm - chunk["log_probs"].astype(warm.dtype)
+            log_bound = jnp.asarray(math.log1p(self.clip_ratio), warm.dtype)
+            loss = -jnp.exp(jnp.minimum(log_ratio, log_bound))
+            clipped = (lax.stop_gradient(log_ratio) > log_bound).astype(warm.dtype)
+        if self.z_loss:
+            loss = loss + self.z_loss * jnp.square(log_normaliser)
+        return loss, clipped
+
+
+def _chunk_loss(
+    model: nn.Module, terms: _TokenLoss, heads: Params, chunk: Mapping[str, Array]
+) -> tuple[Array, dict[str, Array]]:
+    """The summed loss of a chunk of tokens, and the sums that are for people to look at."""
+    logits: Any = model.apply(heads["policy"], chunk["hidden"], method="head")
+    log_prob, log_normaliser, log_max = _target_log_prob(logits, chunk["targets"])
+    trained = chunk["weights"] > 0
+
+    def total(values: Array, factors: Array | float = 1.0) -> Array:
+        return jnp.sum(jnp.where(trained, factors * values, 0))
+
+    token_loss, clipped = terms.policy_term(logits, log_prob, log_normaliser, chunk)
+    loss = total(token_loss, chunk["weights"])
+    kl = jnp.zeros_like(log_prob)
+    if "reference_hidden" in chunk:
+        reference: Any = model.apply(heads["reference"], chunk["reference_hidden"], method="head")
+        # Subtracted before the normalisers are: equal logits give exactly 0.
+        gap = jax.nn.log_softmax(logits) - jax.nn.log_softmax(lax.stop_gradient(reference))
+        kl = jnp.sum(jnp.exp(logits - log_normaliser[..., None]) * gap, axis=-1)
+        if terms.kl_weight:
+            loss = loss + terms.kl_weight * total(kl, chunk["shares"])
+    # Without this the rest would be differentiated too.
+    still, log_normaliser, kl = lax.stop_gradient((logits, log_normaliser, kl))
+    mean_logit = jnp.sum(jnp.exp(still - log_normaliser[..., None]) * still, axis=-1)
+    correct = (lax.stop_gradient(log_prob) >= log_max).astype(logits.dtype)
+    return loss, {
+        "entropy": total(log_normaliser - mean_logit),
+        "correct": total(correct),
+        "kl": total(kl),
+        "clipped": total(clipped),
+    }
 
 
 def token_log_probs(
@@ -242,17 +280,17 @@ def token_log_probs(
       `[B, T - 1]` log-probabilities in nats. Column j belongs to completion token j; 0 past
       `completion_length`.
     """
-    _check_chunk(chunk_tokens)
+    check_chunk_tokens(chunk_tokens)
     batch = jax.tree.map(jnp.asarray, batch)
     variables = {name: tree for name, tree in variables.items() if name != "reference"}
-    index, valid = _completion_places(batch)
+    index, valid = completion_places(batch)
     hidden = _hidden_at(model, variables, batch, index)
     targets = jnp.take_along_axis(batch.tokens, index, axis=1)
-    chunks, size = _chunked({"hidden": hidden, "targets": targets}, chunk_tokens)
-    needed = _needed_chunks(jnp.sum(valid, axis=1, dtype=jnp.int32), size)
+    chunks, size = chunked({"hidden": hidden, "targets": targets}, chunk_tokens)
+    needed = needed_chunks(jnp.sum(valid, axis=1, dtype=jnp.int32), size)
 
     def body(i: Array, out: Array) -> Array:
-        chunk = _take(chunks, i)
+        chunk = take(chunks, i)
         logits: Any = model.apply(_head_variables(variables), chunk["hidden"], method="head")
         logits = logits / jnp.asarray(temperature, logits.dtype)
         return out.at[i].set(_target_log_prob(logits, chunk["targets"])[0].astype(out.dtype))
@@ -288,104 +326,9 @@ def mean_squared_error(predictions: Array, targets: Array, weights: Array | None
     return jnp.sum(weights * errors) / jnp.where(mass > 0, mass, jnp.ones_like(mass))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def sum_over_chunks(
-    fn: Callable[[Any, Any], tuple[Array, Any]], num_chunks: Array, shared: Any, chunks: Any
-) -> tuple[Array, Any]:
-    """Sums `fn(shared, chunk)` over the first chunks, holding one chunk's intermediates at a time.
-
-    The gradient is taken chunk by chunk in the forward pass, where the intermediates are at hand:
-    nothing is kept or computed again for the backward pass, which only multiplies by the incoming
-    number. It is a rule for the tangent, <gradient, tangent>, so that both modes of
-    differentiation have it (once; not the second derivative in reverse mode). What is not being
-    differentiated, frozen weights for example, costs no gradient.
-
-    Args:
-      fn: (shared, chunk) -> (number, tree of numbers); the tree gets no gradient.
-      num_chunks: [] int32, how many chunks to visit; the others are taken to contribute nothing.
-      shared: tree that every chunk sees.
-      chunks: tree whose leaves have the chunks on the leading axis.
-
-    Returns:
-      The sum of the numbers, and the tree of sums.
-    """
-    out = jax.eval_shape(fn, shared, _take(chunks, 0))
-
-    def body(i: Array, sums: tuple[Array, Any]) -> tuple[Array, Any]:
-        return jax.tree.map(jnp.add, sums, fn(shared, _take(chunks, i)))
-
-    return lax.fori_loop(0, num_chunks, body, _zeros(out))
-
-
-@functools.partial(sum_over_chunks.defjvp, symbolic_zeros=True)
-def _sum_over_chunks_jvp(
-    fn: Callable[[Any, Any], tuple[Array, Any]], primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[Any, Any]:
-    num_chunks, shared, chunks = primals
-    shared_moved, join_shared = _split_moved(shared, tangents[1])
-    chunks_moved, join_chunks = _split_moved(chunks, tangents[2])
-
-    def moved_fn(moved: tuple[list[Array], list[Array]], i: Array) -> tuple[Array, Any]:
-        chunk = join_chunks(moved[1], lambda leaf: _take(leaf, i))
-        return fn(join_shared(moved[0]), chunk)
-
-    def body(i: Array, carry: tuple[Any, list[Array], list[Array]]) -> Any:
-        sums, shared_grads, chunk_grads = carry
-        moved = (shared_moved, _take(chunks_moved, i))
-        value, (grad_shared, grad_chunk) = jax.value_and_grad(moved_fn, has_aux=True)(moved, i)
-        return (
-            jax.tree.map(jnp.add, sums, value),
-            jax.tree.map(jnp.add, shared_grads, grad_shared),
-            [g.at[i].set(new) for g, new in zip(chunk_grads, grad_chunk)],
-        )
-
-    sums = _zeros(jax.eval_shape(fn, shared, _take(chunks, 0)))
-    start = (sums, _zeros(shared_moved), _zeros(chunks_moved))
-    sums, shared_grads, chunk_grads = lax.fori_loop(0, num_chunks, body, start)
-    moved_tangents = _moved(tangents[1]) + _moved(tangents[2])
-    tangent = sum(
-        (
-            # Half-precision activations beside a float32 head: the sum is as wide as the loss.
-            jnp.vdot(g, t).astype(sums[0].dtype)
-            for g, t in zip(shared_grads + chunk_grads, moved_tangents)
-        ),
-        jnp.zeros_like(sums[0]),
-    )
-    return sums, (tangent, _zeros(sums[1]))
-
-
 def _wide(dtype: Any) -> np.dtype:
     # NumPy's rule and not JAX's, which refuses to mix widths where promotion is strict.
     return np.promote_types(dtype, np.float32)
-
-
-def _is_zero(tangent: Any) -> bool:
-    return isinstance(tangent, SymbolicZero)
-
-
-def _moved(tangents: Any) -> list[Array]:
-    return [t for t in jax.tree.leaves(tangents, is_leaf=_is_zero) if not _is_zero(t)]
-
-
-def _split_moved(tree: Any, tangents: Any) -> tuple[list[Array], Callable[..., Any]]:
-    """Takes out the leaves that have a tangent; `join` puts others in their places."""
-    leaves, structure = jax.tree.flatten(tree)
-    still = [_is_zero(t) for t in jax.tree.leaves(tangents, is_leaf=_is_zero)]
-
-    def join(moved: list[Array], of_still: Callable[[Array], Array] = lambda leaf: leaf) -> Any:
-        rest = iter(moved)
-        joined = [of_still(x) if s else next(rest) for x, s in zip(leaves, still)]
-        return jax.tree.unflatten(structure, joined)
-
-    return [leaf for leaf, s in zip(leaves, still) if not s], join
-
-
-def _zeros(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
-
-
-def _take(tree: Any, i: Numeric) -> Any:
-    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), tree)
 
 
 def _target_log_prob(logits: Array, targets: Array) -> tuple[Array, Array, Array]:
@@ -396,69 +339,6 @@ def _target_log_prob(logits: Array, targets: Array) -> tuple[Array, Array, Array
     ids = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     target = jnp.sum(jnp.where(ids == targets[..., None], logits, 0), axis=-1)
     return target - log_sum, log_sum, highest - lax.stop_gradient(log_sum)
-
-
-class _Places(NamedTuple):
-    """Where the tokens to train stand; C columns, of which those past a row's number are void.
-
-    columns `[B, C]` places of the tokens, at least 1; weights `[B, C]` 0 in void columns;
-    completion_lengths `[B, C]`; log_probs `[B, C]` or None; num_columns `[B]`; num_sequences [].
-    """
-
-    columns: Array
-    weights: Array
-    completion_lengths: Array
-    log_probs: Array | None
-    num_columns: Array
-    num_sequences: Array
-
-
-def _row_places(batch: Batch) -> _Places:
-    index, valid = _completion_places(batch)
-    row_weights = batch.weights[:, None]
-    lengths = jnp.sum(valid & (row_weights > 0), axis=1, dtype=jnp.int32)
-    return _Places(
-        columns=index,
-        weights=jnp.where(valid, row_weights, 0),
-        completion_lengths=jnp.broadcast_to(lengths[:, None], index.shape),
-        log_probs=None if batch.log_probs is None else jnp.asarray(batch.log_probs),
-        num_columns=lengths,
-        num_sequences=jnp.sum(lengths > 0, dtype=jnp.int32),
-    )
-
-
-def _packed_places(batch: PackedBatch) -> _Places:
-    chex.assert_rank(batch.tokens, 2)
-    chex.assert_equal_shape([batch.tokens, batch.positions, batch.segments, batch.weights])
-    trained = batch.weights > 0
-    # The trained places of a row first, in their order. Place 0 is never one: it has no past.
-    index = jnp.argsort(~trained, axis=1, stable=True)[:, : batch.tokens.shape[1] - 1]
-
-    def at(x: Array | np.ndarray) -> Array:
-        return jnp.take_along_axis(jnp.asarray(x), index, axis=1)
-
-    lengths = at(batch.completion_lengths)
-    # A sequence is counted where its first completion token stands.
-    first = trained[:, 1:] & ~(trained[:, :-1] & (batch.segments[:, 1:] == batch.segments[:, :-1]))
-    return _Places(
-        columns=jnp.maximum(index, 1).astype(jnp.int32),
-        weights=at(batch.weights),
-        completion_lengths=lengths,
-        log_probs=None if batch.log_probs is None else at(batch.log_probs),
-        num_columns=jnp.sum(trained, axis=1, dtype=jnp.int32),
-        num_sequences=jnp.sum(first, dtype=jnp.int32),
-    )
-
-
-def _completion_places(batch: Batch) -> tuple[Array, Array]:
-    """Places of the completion tokens `[B, T - 1]`, and which of them exist."""
-    chex.assert_rank([batch.tokens, batch.completion_start], [2, 1])
-    length = batch.tokens.shape[1]
-    column = jnp.arange(length - 1, dtype=jnp.int32)[None, :]
-    place = batch.completion_start[:, None] + column
-    valid = (batch.completion_start[:, None] > 0) & (place < length)
-    valid &= column < batch.completion_length[:, None]
-    return jnp.clip(place, 1, length - 1), jnp.asarray(valid)
 
 
 def _hidden_at(
@@ -472,36 +352,9 @@ def _hidden_at(
     return jnp.take_along_axis(hidden, index[:, :, None] - 1, axis=1)
 
 
-def _chunked(columns: Mapping[str, Array], chunk_tokens: int) -> tuple[dict[str, Array], int]:
-    """Cuts `[B, C, ...]` along C into `[K, B, c, ...]`, c being the chunk's places in a row.
-
-    The rows stay an axis of their own, because it is the one that is sharded over devices.
-    """
-    rows, places = columns["targets"].shape
-    size = min(max(chunk_tokens // rows, 1), places)
-    num_chunks = -(-places // size)
-
-    def cut(x: Array) -> Array:
-        padding = [(0, 0), (0, num_chunks * size - places)] + [(0, 0)] * (x.ndim - 2)
-        x = jnp.pad(x, padding).reshape(rows, num_chunks, size, *x.shape[2:])
-        return jnp.swapaxes(x, 0, 1)
-
-    return {name: cut(x) for name, x in columns.items()}, size
-
-
-def _needed_chunks(lengths: Array, size: int) -> Array:
-    """How many chunks hold a trained token: batches of short completions stop early."""
-    return -(-jnp.max(lengths) // size)
-
-
 def _head_variables(variables: Params) -> Params:
     """The part that the head reads: a gradient is accumulated for that and for nothing else."""
     return {
         collection: {name: tree[name] for name in _HEAD_MODULES if name in tree}
         for collection, tree in variables.items()
     }
-
-
-def _check_chunk(chunk_tokens: int) -> None:
-    if chunk_tokens < 1:
-        raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")

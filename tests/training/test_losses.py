@@ -10,10 +10,10 @@ from jax.test_util import check_grads
 
 from rsft_jax.data.batches import Batch, make_batches
 from rsft_jax.models.transformer import Transformer
+from rsft_jax.training.chunks import sum_over_chunks
 from rsft_jax.training.losses import (
     completion_loss,
     mean_squared_error,
-    sum_over_chunks,
     token_log_probs,
 )
 from rsft_jax.training.parts import all_parameters, lora
