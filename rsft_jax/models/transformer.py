@@ -288,15 +288,13 @@ class Attention(nn.Module):
         query = jnp.transpose(query, (0, 2, 1, 3, 4))
         query = query.reshape(rows, c.num_kv_heads, tokens * groups, c.head_dim)
         wide = _wide(c.dtype)
-        batch = ((0, 1), (0, 1))
-        scores = lax.dot_general(
-            query, keys, (((3,), (2,)), batch), preferred_element_type=wide
-        ) * jnp.asarray(c.head_dim**-0.5, wide)
+        dimensions = (((3,), (2,)), ((0, 1), (0, 1)))
+        scores = _dot(query, keys, dimensions) * jnp.asarray(c.head_dim**-0.5, wide)
         scores = scores.reshape(rows, c.num_kv_heads, tokens, groups, -1)
         scores = jnp.where(visible[:, None, :, None, :], scores, jnp.asarray(_MASKED, wide))
         weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
         weights = weights.reshape(rows, c.num_kv_heads, tokens * groups, -1)
-        mixed = lax.dot_general(weights, values, (((3,), (2,)), batch), preferred_element_type=wide)
+        mixed = _dot(weights, values, dimensions)
         mixed = mixed.reshape(rows, c.num_kv_heads, tokens, groups, c.head_dim)
         mixed = jnp.transpose(mixed, (0, 2, 1, 3, 4)).reshape(rows, tokens, -1).astype(c.dtype)
         return Dense(c.d_model, ("heads", "embed"), c.dtype, name="output")(mixed), cache

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.extend.core import jaxprs_in_params
 from jax.test_util import check_grads
 
 from rsft_jax.models import (
@@ -241,3 +242,31 @@ def test_scanned_model_refuses_a_cache():
             {"params": stack_layers(_init(CONFIG))},
             TOKENS, POSITIONS, cache_fn(Transformer(CONFIG))(3, 11),
         )  # fmt: skip
+
+
+def _products(jaxpr):
+    """The types that the matrix products of a program are added up in."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.outvars[0].aval.dtype
+        for inner in jaxprs_in_params(equation.params):
+            yield from _products(inner)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_half_precision_products_are_added_up_in_float32(tied):
+    """Products into bfloat16 round twice, and XLA:CPU has no fast kernel for them."""
+    config = dataclasses.replace(CONFIG, dtype=jnp.bfloat16, tie_embeddings=tied)
+    model, params = Transformer(config), _init(config, jnp.bfloat16)
+
+    def loss(params):
+        return model.apply({"params": params}, TOKENS, POSITIONS)[0].sum()
+
+    def step(params):
+        cache = cache_fn(model)(3, 11)
+        return logits_fn(model)(params, TOKENS[:, :1], POSITIONS[:, :1], cache)
+
+    for program, count in ((jax.grad(loss), 3 * 3 * 9), (step, 3 * 9)):
+        dtypes = list(_products(jax.make_jaxpr(program)(params).jaxpr))
+        assert len(dtypes) >= count, "the products of all layers, backward too, must be seen"
+        assert set(dtypes) == {jnp.dtype(jnp.float32)}
