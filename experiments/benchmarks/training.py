@@ -2,7 +2,7 @@
 
     python -m rsft_jax.experiments.benchmarks.training                  all cases
     python -m rsft_jax.experiments.benchmarks.training --part all --rows 8 --length 256
-    python -m rsft_jax.experiments.benchmarks.training --part all --packed
+    python -m rsft_jax.experiments.benchmarks.training --part lora --rows 4 --packed --steps 1
 
 Every position but the first is trained, so that the figures compare with a plain loop that takes
 the loss on all of them (`--prompt` makes the first tokens of each row a prompt instead). With
@@ -28,7 +28,7 @@ CASES = (
     ("--part", "lora", "--dtype", "bfloat16"),
     ("--part", "all"),
     ("--part", "all", "--dtype", "bfloat16"),
-    ("--part", "lora", "--rows", "4", "--packed"),
+    ("--part", "lora", "--rows", "4", "--packed", "--steps", "1"),  # a pass is 24 steps
 )
 _NUM_PACKED = 96  # sequences in the packed case
 
