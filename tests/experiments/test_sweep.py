@@ -165,8 +165,10 @@ def test_signal_to_a_sweep_reaches_its_job_once(tmp_path, number):
         "Path(sys.argv[2]).write_text(repr(len(seen)))\n"
     )
     program = (
-        "import sys\n"
+        "import signal, sys\n"
         "from pathlib import Path\n"
+        # A shell starts what it runs in the background deaf to Ctrl-C; this suite may be that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from rsft_jax.experiments import cli\n"
         "from rsft_jax.experiments.jobs import Job, launch\n"
         "from rsft_jax.experiments.schema import BasicLauncher\n"
