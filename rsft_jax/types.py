@@ -34,8 +34,12 @@ class LogitsFn(Protocol):
     the logits there mean nothing. With `cache=None`, `tokens` are whole sequences from position 0
     and nothing is kept.
 
+    A function that is an object may have a method `prepare(params) -> params`: `generate` calls it
+    once and gives its result to every call, so that work which is the same for all tokens (rounding
+    weights, laying them out) is done once.
+
     Args:
-      params: pytree of parameters.
+      params: pytree of parameters, or what `prepare` made of it.
       tokens: `[B, T]` int32 token ids.
       positions: `[B, T]` int32, the place of each token in its sequence; negative for padding.
       cache: pytree with the rows on the leading axis of every leaf, or None.

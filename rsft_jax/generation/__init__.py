@@ -1,26 +1,51 @@
 """Autoregressive decoding for any `LogitsFn`: generate, score, and their parts."""
 
-from rsft_jax.generation.decode import DecodeState, decode, decode_step, init_state, insert, prefill
-from rsft_jax.generation.generate import GenerationProgress, generate
-from rsft_jax.generation.law import log_prob, sampling_logits
+from rsft_jax.generation.decode import (
+    DecodeState,
+    Prefix,
+    decode,
+    decode_step,
+    gather,
+    init_state,
+    insert,
+    prefill,
+    release,
+)
+from rsft_jax.generation.generate import generate
+from rsft_jax.generation.law import Context, log_prob, sampling_logits
 from rsft_jax.generation.scoring import score
-from rsft_jax.generation.types import Completions, Prompts, SamplingParams, as_prompts, pad_prompts
+from rsft_jax.generation.slots import GenerationProgress
+from rsft_jax.generation.stopping import stop_strings
+from rsft_jax.generation.types import (
+    Completions,
+    Prompts,
+    SamplingParams,
+    as_prompts,
+    check_completions,
+    pad_prompts,
+)
 
 __all__ = [
     "Completions",
+    "Context",
     "DecodeState",
     "GenerationProgress",
+    "Prefix",
     "Prompts",
     "SamplingParams",
     "as_prompts",
+    "check_completions",
     "decode",
     "decode_step",
+    "gather",
     "generate",
     "init_state",
     "insert",
     "log_prob",
     "pad_prompts",
     "prefill",
+    "release",
     "sampling_logits",
     "score",
+    "stop_strings",
 ]

@@ -1,9 +1,10 @@
 """Decoding inside jit: a fixed number of slots, each drawing one completion.
 
-Four pure functions over `DecodeState`: `init_state` makes empty slots, `prefill` runs prompts
-through the model once, `insert` puts candidates into slots, `decode` draws tokens until enough
-slots are free. A candidate's key depends on its prompt and its number alone and each token folds
-its index into it, so that neither the slot, nor the neighbours, nor the padding change a sample.
+Pure functions over `DecodeState`: `init_state` makes empty slots, `prefill` runs prompts through
+the model once, `insert` puts candidates into slots, `decode` draws tokens until enough slots are
+free, `release` frees slots early, `gather` keeps some of them. A candidate's key depends on its
+prompt and its number alone and each token folds its index into it, so that neither the slot, nor
+the neighbours, nor the padding change a sample.
 """
 
 import functools
@@ -13,12 +14,31 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rsft_jax.generation.law import draw
+from rsft_jax.generation.law import Context, draw, log_softmax_at
 from rsft_jax.generation.types import SamplingParams
 from rsft_jax.types import Array, Cache, LogitsFn, Params, PRNGKey, record
 
 InitCacheFn = Callable[[int, int], Cache]
 """`init_cache(rows, length)`: an empty cache; the rows on the leading axis of every leaf."""
+
+
+@record
+class Prefix:
+    """P prompts that went through the model, ready to be continued by any number of candidates.
+
+    Attributes:
+      cache: pytree with the prompts on the leading axis, all but their last token in it.
+      last_token: `[P]` int32, which `decode` feeds first.
+      lengths: `[P]` int32.
+      seen: `[P, V]` bool tokens of each prompt; None without a repetition penalty.
+      allowed: `[P, V]` bool tokens that may be drawn; None for all.
+    """
+
+    cache: Cache
+    last_token: Array
+    lengths: Array
+    seen: Array | None = None
+    allowed: Array | None = None
 
 
 @record
@@ -36,6 +56,9 @@ class DecodeState:
       log_probs: `[B, T]` their log-probabilities in nats, 0 after the end.
       finished: `[B]` bool, whether a stop token ended the completion.
       failed: `[B]` bool, whether the model gave no distribution.
+      policy_log_probs: `[B, T]` like `log_probs` under the policy's own law, or None.
+      seen: `[B, V]` bool tokens of the prompt and the completion, or None.
+      allowed: `[B, V]` bool tokens that may be drawn, or None.
     """
 
     cache: Cache
@@ -48,14 +71,38 @@ class DecodeState:
     log_probs: Array
     finished: Array
     failed: Array
+    policy_log_probs: Array | None = None
+    seen: Array | None = None
+    allowed: Array | None = None
 
 
 def init_state(
-    key: PRNGKey, init_cache: InitCacheFn, slots: int, prompt_length: int, max_new_tokens: int
+    key: PRNGKey,
+    init_cache: InitCacheFn,
+    slots: int,
+    prompt_length: int,
+    max_new_tokens: int,
+    *,
+    like: Prefix | None = None,
+    policy_log_probs: bool = False,
 ) -> DecodeState:
-    """Makes `slots` free slots for prompts of up to `prompt_length` tokens."""
+    """Makes `slots` free slots for prompts of up to `prompt_length` tokens.
+
+    Args:
+      key: any typed key; only its kind matters.
+      init_cache: makes the cache.
+      slots: B.
+      prompt_length: of the longest prompt.
+      max_new_tokens: T.
+      like: a prefix whose masks the slots shall have room for.
+      policy_log_probs: whether to keep the log-probabilities of the policy's own law too.
+    """
     zeros = jnp.zeros(slots, jnp.int32)
     no = jnp.zeros(slots, bool)
+
+    def masks(of: Array | None) -> Array | None:
+        return None if of is None else jnp.zeros((slots, of.shape[1]), bool)
+
     return DecodeState(
         cache=init_cache(slots, prompt_length + max_new_tokens),
         last_token=zeros,
@@ -67,56 +114,69 @@ def init_state(
         log_probs=jnp.zeros((slots, max_new_tokens)),
         finished=no,
         failed=no,
+        policy_log_probs=jnp.zeros((slots, max_new_tokens)) if policy_log_probs else None,
+        seen=masks(None if like is None else like.seen),
+        allowed=masks(None if like is None else like.allowed),
     )
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "init_cache"))
+@functools.partial(jax.jit, static_argnames=("logits_fn", "init_cache", "sampling"))
 def prefill(
     params: Params,
     tokens: Array,
     lengths: Array,
+    allowed: Array | None = None,
     *,
     logits_fn: LogitsFn,
     init_cache: InitCacheFn,
-) -> Cache:
+    sampling: SamplingParams,
+) -> Prefix:
     """Runs each prompt through the model once, all but its last token, which `decode` feeds.
 
     Args:
       params: parameters of the policy.
       tokens: `[P, T]` int32 prompts, padded on the right.
       lengths: `[P]` int32.
+      allowed: `[P, V]` bool tokens that may follow, or None.
       logits_fn: the policy. Static.
       init_cache: makes its cache. Static.
+      sampling: whether it needs to know the prompts' tokens. Static.
 
     Returns:
-      A cache of P rows and T columns. No logits are formed: nothing is drawn here.
+      The prefix; its cache has P rows and T columns. No logits are formed: nothing is drawn here.
     """
     rows, width = tokens.shape
     places = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), tokens.shape)
     positions = jnp.where(places < lengths[:, None] - 1, places, -1)
-    return logits_fn(params, tokens, positions, init_cache(rows, width))[1]
+    logits, cache = logits_fn(params, tokens, positions, init_cache(rows, width))
+    seen = None
+    if sampling.repetition_penalty != 1:
+        seen = mark_seen(tokens, places < lengths[:, None], logits.shape[-1])
+    last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
+    return Prefix(cache=cache, last_token=last, lengths=lengths, seen=seen, allowed=allowed)
+
+
+def mark_seen(tokens: Array, inside: Array, vocab_size: int) -> Array:
+    """`[B, V]` bool, which tokens stand in each row of `[B, T]` where `inside`."""
+    rows = jnp.arange(tokens.shape[0], dtype=jnp.int32)[:, None]
+    seen = jnp.zeros((tokens.shape[0], vocab_size), bool)
+    # What is outside, or no token of the model, points past the end, and the scatter drops it.
+    return seen.at[rows, jnp.where(inside & (tokens >= 0), tokens, vocab_size)].set(
+        True, mode="drop"
+    )
 
 
 def insert(
-    state: DecodeState,
-    prefix: Cache,
-    slots: Array,
-    sources: Array,
-    count: Array,
-    last_tokens: Array,
-    lengths: Array,
-    keys: PRNGKey,
+    state: DecodeState, prefix: Prefix, slots: Array, sources: Array, count: Array, keys: PRNGKey
 ) -> DecodeState:
     """Puts `count` candidates into slots.
 
     Args:
       state: the slots.
-      prefix: cache of prefilled prompts, as `prefill` made it.
+      prefix: prefilled prompts, as `prefill` made them.
       slots: `[B]` int32, the slots to fill, in its first `count` entries.
       sources: `[B]` int32, the row of `prefix` for each.
       count: how many.
-      last_tokens: `[B]` int32, the last token of each candidate's prompt.
-      lengths: `[B]` int32, the length of each candidate's prompt.
       keys: `[B]` the candidates' keys.
 
     Returns:
@@ -130,7 +190,7 @@ def insert(
             start = (slots[i],) + (jnp.zeros_like(slots[i]),) * (leaf.ndim - 1)
             return lax.dynamic_update_slice(leaf, row, start)
 
-        return jax.tree.map(one, cache, prefix)
+        return jax.tree.map(one, cache, prefix.cache)
 
     cache = lax.fori_loop(0, count, copy_row, state.cache)
     used = jnp.arange(slots.shape[0], dtype=jnp.int32) < count
@@ -140,10 +200,14 @@ def insert(
     def put(old: Array, new: Array | int | float | bool) -> Array:
         return old.at[at].set(new, mode="drop")
 
+    def take(old: Array | None, new: Array | None) -> Array | None:
+        return old if old is None or new is None else put(old, new[sources])
+
+    policy = state.policy_log_probs
     return DecodeState(
         cache=cache,
-        last_token=put(state.last_token, last_tokens),
-        position=put(state.position, lengths - 1),
+        last_token=put(state.last_token, prefix.last_token[sources]),
+        position=put(state.position, prefix.lengths[sources] - 1),
         keys=put(state.keys, keys),
         active=put(state.active, True),
         length=put(state.length, 0),
@@ -151,7 +215,20 @@ def insert(
         log_probs=put(state.log_probs, 0.0),
         finished=put(state.finished, False),
         failed=put(state.failed, False),
+        policy_log_probs=None if policy is None else put(policy, 0.0),
+        seen=take(state.seen, prefix.seen),
+        allowed=take(state.allowed, prefix.allowed),
     )
+
+
+def release(state: DecodeState, slots: Array) -> DecodeState:
+    """Frees the slots that a `[B]` bool mask names; what they have drawn stays to be read."""
+    return state.replace(active=state.active & ~slots)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def gather(state: DecodeState, slots: Array) -> DecodeState:
+    """Keeps the slots `[C]` int32, in this order: a smaller state costs less for each token."""
+    return jax.tree.map(lambda leaf: leaf[slots], state)
 
 
 def decode(
@@ -195,14 +272,25 @@ def decode_step(
     """Draws one token in every active slot."""
     positions = jnp.where(state.active, state.position, -1)
     logits, cache = logits_fn(params, state.last_token[:, None], positions[:, None], state.cache)
+    logits = logits[:, 0]
     keys = jax.vmap(jax.random.fold_in)(state.keys, state.length)
-    token, log_prob = draw(keys, logits[:, 0], sampling)
+    context = Context(state.length, state.seen, state.allowed)
+    token, log_prob = draw(keys, logits, sampling, context)
     failed = state.active & (token < 0)
     drawn = state.active & ~failed
     stopped = drawn & jnp.isin(token, jnp.asarray(sampling.stop_token_ids, jnp.int32))
     length = state.length + drawn.astype(jnp.int32)
     rows = jnp.arange(token.shape[0], dtype=jnp.int32)
     column = jnp.where(drawn, state.length, state.tokens.shape[1])
+
+    def write(old: Array, new: Array) -> Array:
+        return old.at[rows, column].set(new.astype(old.dtype), mode="drop")
+
+    policy, seen = state.policy_log_probs, state.seen
+    if policy is not None:
+        policy = write(policy, log_softmax_at(logits, jnp.maximum(token, 0)))
+    if seen is not None:
+        seen = seen.at[rows, jnp.where(drawn, token, seen.shape[1])].set(True, mode="drop")
     return DecodeState(
         cache=cache,
         last_token=jnp.where(drawn, token, state.last_token),
@@ -210,10 +298,11 @@ def decode_step(
         keys=state.keys,
         active=drawn & ~stopped & (length < sampling.max_new_tokens),
         length=length,
-        tokens=state.tokens.at[rows, column].set(token, mode="drop"),
-        log_probs=state.log_probs.at[rows, column].set(
-            log_prob.astype(state.log_probs.dtype), mode="drop"
-        ),
+        tokens=write(state.tokens, token),
+        log_probs=write(state.log_probs, log_prob),
         finished=state.finished | stopped,
         failed=state.failed | failed,
+        policy_log_probs=policy,
+        seen=seen,
+        allowed=state.allowed,
     )

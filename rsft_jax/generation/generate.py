@@ -1,35 +1,27 @@
 """N completions for each prompt, in one program or through slots that are refilled."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
-from rsft_jax.generation.decode import DecodeState, InitCacheFn, decode, init_state, insert, prefill
+from rsft_jax.generation.decode import InitCacheFn, decode, init_state, insert, prefill
 from rsft_jax.generation.history import HistoryLogits, init_history
+from rsft_jax.generation.slots import (
+    Drawn,
+    GenerationProgress,
+    Policy,
+    Request,
+    StopFn,
+    Table,
+    run_slots,
+)
 from rsft_jax.generation.types import Completions, Prompts, SamplingParams, as_prompts
-from rsft_jax.types import Array, Cache, LogitsFn, Params, PRNGKey
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerationProgress:
-    """Where a call of `generate` with slots stands.
-
-    Attributes:
-      completions: how many are complete.
-      total: how many there will be.
-      tokens: tokens drawn so far.
-      slot_steps: decoding steps times slots so far; `tokens / slot_steps` is the slot use.
-    """
-
-    completions: int
-    total: int
-    tokens: int
-    slot_steps: int
+from rsft_jax.types import Array, LogitsFn, Params, PRNGKey
 
 
 def generate(
@@ -44,6 +36,10 @@ def generate(
     prompt_ids: Array | Sequence[int] | None = None,
     slots: int | None = None,
     max_length: int | None = None,
+    allowed_tokens: Array | np.ndarray | None = None,
+    policy_log_probs: bool = False,
+    stop: StopFn | None = None,
+    sharding: NamedSharding | None = None,
     on_progress: Callable[[GenerationProgress], None] | None = None,
 ) -> Completions:
     """Draws N completions for each of P prompts.
@@ -72,6 +68,13 @@ def generate(
       prompt_ids: `[P]` int32 identities for the keys; by default 0 to P - 1.
       slots: how many candidates decode at once; by default all, in one program.
       max_length: the policy's context, in tokens, if it has one.
+      allowed_tokens: `[V]` or `[P, V]` bool tokens that may be drawn; by default all.
+      policy_log_probs: whether the result shall also have each token's log-probability under the
+        policy itself, without any transform.
+      stop: `stop(tokens[t]) -> n` ends a completion with its n-th token (see `stop_strings`); it
+        runs on the host and needs `slots`. The law is that of a stop rule inside the loop.
+      sharding: over which axes of a mesh the slots are divided; needs `slots`. The parameters bring
+        shardings of their own. In a run of several processes, all call with the same arguments.
       on_progress: called after every few tokens; needs `slots`.
 
     Returns:
@@ -89,35 +92,83 @@ def generate(
       [[[1, 2, 0], [1, 2, 0]]]
     """
     prompts = as_prompts(prompts)
-    _check(prompts, num_candidates, sampling, slots, max_length, on_progress)
-    if init_cache is None:
-        logits_fn, init_cache = HistoryLogits(logits_fn), init_history
+    check_request(prompts, num_candidates, sampling, slots, max_length)
+    for name, value in (("on_progress", on_progress), ("stop", stop), ("sharding", sharding)):
+        if value is not None and slots is None:
+            raise ValueError(f"{name} needs slots: without them generation is one program")
+    policy = make_policy(logits_fn, params, init_cache)
     count = prompts.tokens.shape[0]
-    ids = jnp.arange(count) if prompt_ids is None else jnp.asarray(prompt_ids)
-    chex.assert_shape(ids, (count,))
-    keys = _candidate_keys(key, ids, num_candidates)
+    keys = candidate_keys(key, prompts, prompt_ids, num_candidates)
+    if allowed_tokens is not None:
+        chex.assert_rank(allowed_tokens, {1, 2})
+        shape = (count, allowed_tokens.shape[-1])
+        allowed_tokens = jnp.broadcast_to(jnp.asarray(allowed_tokens, bool), shape)
     if slots is None:
-        return _all_at_once(logits_fn, params, prompts, keys, sampling, init_cache)
-    slots = min(slots, count * num_candidates)
-    return _through_slots(
-        logits_fn, params, prompts, keys, sampling, init_cache, slots, on_progress
+        return _all_at_once(
+            policy.logits_fn, params, prompts, keys, allowed_tokens, sampling, policy.init_cache,
+            policy_log_probs,
+        )  # fmt: skip
+    total = count * num_candidates
+    table = Table(total, sampling.max_new_tokens, policy_log_probs=policy_log_probs)
+    allowed = None if allowed_tokens is None else np.asarray(allowed_tokens)
+    slots = min(slots, total) if sharding is None else slots
+    run_slots(
+        policy,
+        Request(prompts, keys, sampling, allowed, policy_log_probs, stop),
+        _InOrder(table, total, num_candidates),
+        slots=slots,
+        prompts_at_once=min(count, -(-slots // num_candidates)),
+        sharding=sharding,
+        on_progress=on_progress,
     )
+    return table.completions(count, num_candidates)
 
 
-def _check(
+class _InOrder:
+    """The queue of `generate`: every candidate, prompt by prompt."""
+
+    def __init__(self, table: Table, total: int, num_candidates: int):
+        self._table, self._total, self._num, self._next = table, total, num_candidates, 0
+
+    def take(self, free: int) -> np.ndarray:
+        first, self._next = self._next, min(self._next + free, self._total)
+        return np.arange(first, self._next)
+
+    def ended(self, drawn: Drawn) -> None:
+        self._table.put(drawn)
+
+    def unwanted(self) -> np.ndarray:
+        return np.zeros(0, int)
+
+    def closed(self) -> bool:
+        return self._next == self._total
+
+    def wait(self) -> None:
+        raise AssertionError("a queue that always gives is never waited for")
+
+    def oldest_prompt(self) -> int:
+        return self._next // self._num
+
+
+def make_policy(logits_fn: LogitsFn, params: Params, init_cache: InitCacheFn | None) -> Policy:
+    """A policy that has a cache, be it the sequence so far."""
+    if init_cache is None:
+        return Policy(HistoryLogits(logits_fn), params, init_history)
+    return Policy(logits_fn, params, init_cache)
+
+
+def check_request(
     prompts: Prompts,
     num_candidates: int,
     sampling: SamplingParams,
     slots: int | None,
     max_length: int | None,
-    on_progress: Callable | None,
 ) -> None:
+    """Raises ValueError for counts, prompts and lengths that cannot be."""
     if num_candidates < 1:
         raise ValueError(f"num_candidates must be at least 1, got {num_candidates}")
     if slots is not None and slots < 1:
         raise ValueError(f"slots must be at least 1 or None, got {slots}")
-    if on_progress is not None and slots is None:
-        raise ValueError("on_progress needs slots: without them generation is one program")
     try:
         lengths = np.asarray(prompts.lengths)
     except jax.errors.TracerArrayConversionError:
@@ -135,6 +186,19 @@ def _check(
         )
 
 
+def candidate_keys(
+    key: PRNGKey,
+    prompts: Prompts,
+    prompt_ids: Array | np.ndarray | Sequence[int] | None,
+    num_candidates: int,
+) -> PRNGKey:
+    """`[P, N]` keys: `fold_in(fold_in(key, prompt_ids[i]), j)` for candidate j of prompt i."""
+    count = prompts.tokens.shape[0]
+    ids = jnp.arange(count) if prompt_ids is None else jnp.asarray(prompt_ids)
+    chex.assert_shape(ids, (count,))
+    return _candidate_keys(key, ids, num_candidates)
+
+
 @functools.partial(jax.jit, static_argnames="num_candidates")
 def _candidate_keys(key: PRNGKey, ids: Array, num_candidates: int) -> PRNGKey:
     """`[P, N]` keys: `fold_in(fold_in(key, prompt), candidate)`."""
@@ -146,176 +210,44 @@ def _candidate_keys(key: PRNGKey, ids: Array, num_candidates: int) -> PRNGKey:
     return jax.vmap(of_prompt)(ids)
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "sampling", "init_cache"))
+@functools.partial(
+    jax.jit, static_argnames=("logits_fn", "sampling", "init_cache", "policy_log_probs")
+)
 def _all_at_once(
     logits_fn: LogitsFn,
     params: Params,
     prompts: Prompts,
     keys: PRNGKey,
+    allowed: Array | None,
     sampling: SamplingParams,
     init_cache: InitCacheFn,
+    policy_log_probs: bool,
 ) -> Completions:
     count, candidates = keys.shape
     rows = count * candidates
+    params = Policy(logits_fn, params, init_cache).prepared().params
     tokens, lengths = jnp.asarray(prompts.tokens), jnp.asarray(prompts.lengths)
-    prefix = prefill(params, tokens, lengths, logits_fn=logits_fn, init_cache=init_cache)
+    prefix = prefill(
+        params, tokens, lengths, allowed,
+        logits_fn=logits_fn, init_cache=init_cache, sampling=sampling,
+    )  # fmt: skip
+    flat = keys.reshape(-1)
     state = init_state(
-        jax.random.key(0), init_cache, rows, tokens.shape[1], sampling.max_new_tokens
-    )
-    last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
+        flat[0], init_cache, rows, tokens.shape[1], sampling.max_new_tokens,
+        like=prefix, policy_log_probs=policy_log_probs,
+    )  # fmt: skip
     slots = jnp.arange(rows, dtype=jnp.int32)
-    state = insert(
-        state,
-        prefix,
-        slots,
-        slots // candidates,
-        jnp.int32(rows),
-        jnp.repeat(last, candidates),
-        jnp.repeat(lengths, candidates),
-        keys.reshape(-1),
-    )
+    state = insert(state, prefix, slots, slots // candidates, jnp.int32(rows), flat)
     state, _ = decode(
         params, state, rows, sampling.max_new_tokens, logits_fn=logits_fn, sampling=sampling
     )
 
-    def shaped(leaf: Array) -> Array:
-        return leaf.reshape(count, candidates, *leaf.shape[1:])
-
-    return Completions(
-        tokens=shaped(state.tokens),
-        lengths=shaped(state.length),
-        log_probs=shaped(state.log_probs),
-        finished=shaped(state.finished),
-        failed=shaped(state.failed),
+    completions = Completions(
+        tokens=state.tokens,
+        lengths=state.length,
+        log_probs=state.log_probs,
+        finished=state.finished,
+        failed=state.failed,
+        policy_log_probs=state.policy_log_probs,
     )
-
-
-# The host's view of the same functions: the state is donated, so that its cache stays in place.
-_decode = jax.jit(decode, static_argnames=("logits_fn", "sampling"), donate_argnames="state")
-_insert = jax.jit(insert, donate_argnames="state")
-_init_state = jax.jit(
-    init_state, static_argnames=("init_cache", "slots", "prompt_length", "max_new_tokens")
-)
-# Between two looks of the host at a running loop; a look costs well under a millisecond.
-_STEPS_PER_LOOK = 16
-
-
-def _through_slots(
-    logits_fn: LogitsFn,
-    params: Params,
-    prompts: Prompts,
-    keys: PRNGKey,
-    sampling: SamplingParams,
-    init_cache: InitCacheFn,
-    slots: int,
-    on_progress: Callable[[GenerationProgress], None] | None,
-) -> Completions:
-    count, candidates = keys.shape
-    total = count * candidates
-    out = _empty_arrays(total, sampling.max_new_tokens)
-    tokens, lengths = np.asarray(prompts.tokens), np.asarray(prompts.lengths)
-    last = tokens[np.arange(count), lengths - 1]
-    keys = keys.reshape(-1)
-    state = _init_state(
-        jax.random.key(0), init_cache, slots, tokens.shape[1], sampling.max_new_tokens
-    )
-    occupant = np.full(slots, -1)  # the candidate in each slot
-    waiting = _prefilled(logits_fn, params, prompts, init_cache, candidates, slots)
-    block = next(waiting)
-    following, done, drawn, slot_steps = 0, 0, 0, 0
-    while done < total:
-        while following < total and (free := np.flatnonzero(occupant < 0)).size:
-            if following == block.stop:
-                block = next(waiting)
-            taken = np.arange(following, min(following + free.size, block.stop))
-            free = free[: taken.size]
-            occupant[free] = taken
-            following += taken.size
-            state = _insert(
-                state,
-                block.prefix,
-                _padded(free, slots),
-                _padded(taken // candidates - block.first_prompt, slots),
-                np.int32(taken.size),
-                _padded(last[taken // candidates], slots),
-                _padded(lengths[taken // candidates], slots),
-                keys[_padded(taken, slots)],
-            )
-        # Once nothing waits, there is no reason to stop before the last slot is free.
-        wanted = np.int32(1 if following < total else slots)
-        state, steps = _decode(
-            params,
-            state,
-            wanted,
-            np.int32(_STEPS_PER_LOOK),
-            logits_fn=logits_fn,
-            sampling=sampling,
-        )
-        slot_steps += int(steps) * slots
-        ended = np.flatnonzero((occupant >= 0) & ~np.asarray(state.active))
-        if ended.size:
-            _collect(out, occupant[ended], state, ended)
-            occupant[ended] = -1
-            done += ended.size
-            drawn = int(out["lengths"].sum())
-        if on_progress is not None:
-            running = int(np.asarray(state.length)[occupant >= 0].sum())
-            on_progress(GenerationProgress(done, total, drawn + running, slot_steps))
-    shape = (count, candidates)
-    return Completions(**{k: jnp.asarray(v.reshape(*shape, *v.shape[1:])) for k, v in out.items()})
-
-
-@dataclasses.dataclass(frozen=True)
-class _Block:
-    """Prefilled prompts: the candidates before `stop` of the prompts from `first_prompt` on."""
-
-    prefix: Cache
-    first_prompt: int
-    stop: int
-
-
-def _prefilled(
-    logits_fn: LogitsFn,
-    params: Params,
-    prompts: Prompts,
-    init_cache: InitCacheFn,
-    candidates: int,
-    slots: int,
-) -> Iterator[_Block]:
-    """Prefills prompts when their turn comes, as many at once as fill the slots."""
-    count = prompts.tokens.shape[0]
-    size = min(count, -(-slots // candidates))
-    for first in range(0, count, size):
-        # The last block repeats a prompt rather than change its shape and compile again.
-        rows = np.minimum(np.arange(first, first + size), count - 1)
-        prefix = prefill(
-            params,
-            np.asarray(prompts.tokens)[rows],
-            np.asarray(prompts.lengths)[rows],
-            logits_fn=logits_fn,
-            init_cache=init_cache,
-        )
-        yield _Block(prefix, first, min(first + size, count) * candidates)
-
-
-def _padded(values: np.ndarray, size: int) -> np.ndarray:
-    return np.pad(values.astype(np.int32), (0, size - values.size))
-
-
-def _empty_arrays(rows: int, length: int) -> dict[str, np.ndarray]:
-    """The fields of `Completions` in host memory, to be filled as candidates end."""
-    return {
-        "tokens": np.full((rows, length), -1, np.int32),
-        "lengths": np.zeros(rows, np.int32),
-        "log_probs": np.zeros((rows, length), np.float32),
-        "finished": np.zeros(rows, bool),
-        "failed": np.zeros(rows, bool),
-    }
-
-
-def _collect(
-    out: dict[str, np.ndarray], rows: np.ndarray, state: DecodeState, slots: np.ndarray
-) -> None:
-    for name in ("tokens", "log_probs", "finished", "failed"):
-        out[name][rows] = np.asarray(getattr(state, name))[slots]
-    out["lengths"][rows] = np.asarray(state.length)[slots]
+    return jax.tree.map(lambda leaf: leaf.reshape(count, candidates, *leaf.shape[1:]), completions)

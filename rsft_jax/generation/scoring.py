@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsft_jax.generation.law import log_prob
+from rsft_jax.generation.law import Context, log_prob
 from rsft_jax.generation.types import Completions, Prompts, SamplingParams, as_prompts
 from rsft_jax.types import Array, LogitsFn, Params
 
@@ -18,6 +18,7 @@ def score(
     completions: Completions,
     *,
     sampling: SamplingParams,
+    allowed_tokens: Array | np.ndarray | None = None,
     rows_at_once: int = 8,
 ) -> Array:
     """Log-probability of every token of given completions under a policy.
@@ -34,7 +35,8 @@ def score(
       params: its parameters.
       prompts: P prompts, in any form that `generate` takes.
       completions: P x N completions.
-      sampling: the law of a token; its lengths and stop tokens play no part. Static.
+      sampling: the law of a token; its largest length plays no part. Static.
+      allowed_tokens: `[V]` or `[P, V]` bool, as `generate` was given.
       rows_at_once: rows a call; bounds the memory to rows x (prompt + completion) x V logits.
 
     Returns:
@@ -56,6 +58,9 @@ def score(
     prompt_tokens, prompt_lengths = jnp.asarray(prompts.tokens), jnp.asarray(prompts.lengths)
     tokens = jnp.asarray(completions.tokens).reshape(rows, length)
     lengths = jnp.asarray(completions.lengths).reshape(rows)
+    if allowed_tokens is not None:
+        allowed_tokens = jnp.asarray(allowed_tokens, bool)
+        allowed_tokens = jnp.broadcast_to(allowed_tokens, (count, allowed_tokens.shape[-1]))
     parts = []
     for first in range(0, rows, rows_at_once):
         # The last block repeats its last row rather than change its shape and compile again.
@@ -66,6 +71,7 @@ def score(
             prompt_lengths[repeated[block]],
             tokens[block],
             lengths[block],
+            None if allowed_tokens is None else allowed_tokens[repeated[block]],
             logits_fn=logits_fn,
             sampling=sampling,
         )
@@ -80,6 +86,7 @@ def _score_rows(
     prompt_lengths: Array,
     completions: Array,
     lengths: Array,
+    allowed: Array | None,
     *,
     logits_fn: LogitsFn,
     sampling: SamplingParams,
@@ -96,4 +103,23 @@ def _score_rows(
     positions = jnp.broadcast_to(jnp.arange(width + length, dtype=jnp.int32), sequence.shape)
     logits, _ = logits_fn(params, sequence, positions, None)
     before = jnp.take_along_axis(logits, columns[:, :, None] - 1, axis=1)
-    return jnp.where(inside, log_prob(before, known, sampling), jnp.zeros((), logits.dtype))
+    context = Context(
+        length=jnp.broadcast_to(places, inside.shape),
+        seen=_seen_before(sequence, columns, logits.shape[-1], sampling),
+        allowed=None if allowed is None else allowed[:, None, :],
+    )
+    log_probs = log_prob(before, known, sampling, context)
+    return jnp.where(inside, log_probs, jnp.zeros((), logits.dtype))
+
+
+def _seen_before(
+    sequence: Array, columns: Array, vocab_size: int, sampling: SamplingParams
+) -> Array | None:
+    """`[B, T, V]` bool, which tokens stand in a row before each of the columns `[B, T]`."""
+    if sampling.repetition_penalty == 1:
+        return None
+    rows = jnp.arange(sequence.shape[0], dtype=jnp.int32)[:, None]
+    places = jnp.broadcast_to(jnp.arange(sequence.shape[1], dtype=jnp.int32), sequence.shape)
+    never = jnp.full((sequence.shape[0], vocab_size), sequence.shape[1], jnp.int32)
+    first = never.at[rows, sequence].min(places)
+    return first[:, None, :] < columns[:, :, None]

@@ -17,9 +17,11 @@ from rsft_jax.types import Array, record
 class SamplingParams:
     """The law of one completion given its prompt; static and hashable.
 
-    Each token is drawn from the softmax of the policy's logits after, in this order: division by
-    the temperature, `top_k`, `top_p`, `min_p`. A completion ends with the first stop token, which
-    it contains, or after `max_new_tokens`.
+    Each token is drawn from the softmax of the policy's logits after, in this order: the
+    repetition penalty, the mask of allowed tokens (an argument of `generate`, as it may differ from
+    prompt to prompt), the mask of stop tokens before `min_new_tokens`, division by the temperature,
+    `top_k`, `top_p`, `min_p`. A completion ends with the first stop token, which it contains, or
+    after `max_new_tokens`.
 
     Attributes:
       max_new_tokens: longest completion, in tokens; at least 1.
@@ -28,6 +30,9 @@ class SamplingParams:
       top_p: keep the most probable tokens until their mass reaches this; 1 keeps all.
       min_p: keep tokens at least this times as probable as the best; 0 keeps all.
       stop_token_ids: ids that end a completion.
+      min_new_tokens: shortest completion; no stop token is drawn before so many tokens.
+      repetition_penalty: makes the tokens of the prompt and of the completion so far less
+        probable, see `rsft_jax.sampling.repetition_penalty`; 1 is off.
     """
 
     max_new_tokens: int
@@ -36,6 +41,8 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     stop_token_ids: tuple[int, ...] = ()
+    min_new_tokens: int = 0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_token_ids", tuple(int(i) for i in self.stop_token_ids))
@@ -51,6 +58,16 @@ class SamplingParams:
             raise ValueError(f"min_p must be in [0, 1], got {self.min_p}")
         if any(i < 0 for i in self.stop_token_ids):
             raise ValueError(f"stop_token_ids must be >= 0, got {self.stop_token_ids}")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens must be in [0, max_new_tokens = {self.max_new_tokens}], "
+                f"got {self.min_new_tokens}"
+            )
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ValueError(
+                f"repetition_penalty must be finite and > 0 (1 is off), "
+                f"got {self.repetition_penalty}"
+            )
 
 
 class Prompts(NamedTuple):
@@ -76,7 +93,9 @@ class Completions:
         from (temperature and truncation included); 0 after the end.
       finished: `[P, N]` whether a stop token ended it (False: cut at `max_new_tokens`).
       failed: `[P, N]` whether the policy gave no distribution to draw from (NaN, or every token
-        masked); the completion then ends before that token.
+        masked); the completion then ends before that token. `check_completions` raises for it.
+      policy_log_probs: `[P, N, T]` log-probability in nats of each token under the policy itself,
+        the softmax of its logits as they are; None unless asked for.
     """
 
     tokens: Array
@@ -84,6 +103,29 @@ class Completions:
     log_probs: Array
     finished: Array
     failed: Array
+    policy_log_probs: Array | None = None
+
+
+def check_completions(completions: Completions) -> None:
+    """Raises ValueError naming prompt and position where the policy gave no distribution.
+
+    Inside jit a completion without a distribution to draw from ends and is flagged; outside,
+    whoever cannot go on with such a policy calls this.
+
+    Example:
+      >>> ok = jnp.zeros((1, 1), jnp.int32)
+      >>> check_completions(Completions(tokens=ok[..., None], lengths=ok + 1, finished=ok > 0,
+      ...                               failed=ok > 0, log_probs=jnp.zeros((1, 1, 1))))
+    """
+    failed = np.argwhere(np.asarray(completions.failed))
+    if len(failed):
+        prompt, candidate = (int(i) for i in failed[0])
+        position = int(np.asarray(completions.lengths)[prompt, candidate])
+        raise ValueError(
+            "the policy gave no distribution (NaN, +inf or all tokens masked) for "
+            f"prompt {prompt}, candidate {candidate}, at new token {position}; {len(failed)} of "
+            f"{np.asarray(completions.failed).size} completions failed so"
+        )
 
 
 def pad_prompts(
