@@ -179,17 +179,20 @@ def _run(config: Any) -> int:
         close_run,
         default_output_dir,
         discard_run,
-        open_run_folder,
         read_status,
     )
 
     path = Path(config.output_dir) if config.output_dir else default_output_dir(config.name)
-    check_output_dir(path, resume=config.resume)
+    if not _is_distributed(config):  # there the first process looks at it, when all are there
+        check_output_dir(path, resume=config.resume)
     if config.resume and read_status(path).get("status") == "finished":
         print(f"{path}: this run is finished; nothing to do")
         return ExitCode.OK
     config = with_output(config, path)
-    with open_run_folder(path, config, resume=config.resume) as folder:
+    from rsft_jax.experiments.processes import is_first, join, open_together
+
+    join(config)
+    with open_together(path, config, resume=config.resume) as folder:
         try:
             _use_compilation_cache()
             run = _imported(_RUNNERS[config.kind])
@@ -208,10 +211,16 @@ def _run(config: Any) -> int:
         close_run(
             folder, {ExitCode.OK: "finished", ExitCode.NO_DATA: "no data"}.get(code, "failed")
         )
+        if not is_first():
+            return code
         with _failures_of(path):
             print(f"report: {_imported(_REPORT)(path)}")
             return code
         return code or ExitCode.FAILED
+
+
+def _is_distributed(config: Any) -> bool:
+    return config.kind == "language" and config.mesh.distributed
 
 
 def _resume_command(path: Path) -> str:

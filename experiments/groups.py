@@ -15,6 +15,7 @@ GROUPS = {
     "selection": "which candidates are accepted",
     "training": "how the policy is tuned on them",
     "training/part": "which parameters are tuned",
+    "mesh": "how training is laid out over devices and processes",
     "evaluation": "what is measured on held-out prompts",
     "launcher": "of run -m: how the jobs of a sweep are run",
 }

@@ -26,7 +26,7 @@ from typing import Any
 
 from rsft_jax.experiments.config import differences, read_config, save_config
 from rsft_jax.experiments.errors import ConfigError, shown
-from rsft_jax.experiments.schema import RunConfig
+from rsft_jax.experiments.schema import LanguageConfig, RunConfig
 
 STATUSES = ("running", "finished", "failed", "interrupted", "no data")
 _PACKAGES = (
@@ -308,7 +308,10 @@ def _owned(path: Path) -> Iterator[None]:
 
 def _check_same(path: Path, config: RunConfig) -> None:
     old = read_config(path / "config.yaml")
-    comparable = {"output_dir": None, "resume": False}  # a folder may have been moved
+    # A folder may have been moved, and a run may go on with other devices.
+    comparable: dict[str, Any] = {"output_dir": None, "resume": False}
+    if isinstance(old, LanguageConfig) and isinstance(config, LanguageConfig):
+        comparable["mesh"] = config.mesh
     changed = differences(
         dataclasses.replace(old, **comparable), dataclasses.replace(config, **comparable)
     )
