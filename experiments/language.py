@@ -29,6 +29,7 @@ from rsft_jax.rollouts import RolloutStore, write_rollouts
 from rsft_jax.rounds import RoundReport, run_rounds
 from rsft_jax.sampling import acceptance_rate, effective_sample_size
 from rsft_jax.selection import SelectionRule, random_control
+from rsft_jax.sharding import replicate
 from rsft_jax.training import CheckpointError, Checkpoints, TrainState
 from rsft_jax.types import PRNGKey
 
@@ -330,7 +331,7 @@ def _saved_items(task: Task, states: Mapping[str, TrainState]) -> dict[str, Any]
     }
     keys = dict(task.keys)
     if task.shardings is not None:  # of several processes each holds a part of what is saved
-        keys = jax.device_put(keys, task.shardings.replicated)
+        keys = replicate(task.shardings.replicated, keys)
     return items | {"keys": keys}
 
 

@@ -11,6 +11,7 @@ from rsft_jax.sharding.processes import (
     from_first,
     gather,
     process_rows,
+    replicate,
     shard_batch,
 )
 from rsft_jax.sharding.rules import (
@@ -35,6 +36,7 @@ __all__ = [
     "logical_axes",
     "make_mesh",
     "process_rows",
+    "replicate",
     "shard_batch",
     "train_shardings",
     "tree_shardings",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
@@ -67,6 +68,23 @@ def gather(tree: Any) -> Any:
     where = NamedSharding(leaves[0].sharding.mesh, PartitionSpec())
     whole = jax.jit(lambda t: t, out_shardings=where)(tree)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+
+
+def replicate(sharding: NamedSharding, tree: Any) -> Any:
+    """Puts arrays that every process has, random keys among them, on all devices of a mesh.
+
+    Args:
+      sharding: of the mesh, dividing nothing, such as `train_shardings(...).replicated`.
+      tree: the arrays.
+    """
+
+    def put(leaf: Any) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.device_put(np.asarray(leaf), sharding)
+        data = jax.device_put(np.asarray(jax.random.key_data(leaf)), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+    return jax.tree.map(put, tree)
 
 
 def from_first(tree: Any) -> Any:

@@ -9,6 +9,7 @@ import optax
 from flax import linen as nn
 from flax.training import train_state
 
+from rsft_jax.sharding.processes import replicate
 from rsft_jax.sharding.rules import TrainShardings
 from rsft_jax.training.parts import Part
 from rsft_jax.types import Array, Params, PRNGKey
@@ -58,6 +59,7 @@ def create_train_state(
     frozen = jax.device_put(frozen, shardings.frozen)
     # The optimizer's state is born sharded: it never exists whole on one device.
     create = jax.jit(lambda p, k: _create(model, p, tx, k), out_shardings=shardings.state)
+    key = None if key is None else replicate(shardings.replicated, key)
     return create(trainable, key), frozen
 
 
