@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from rsft_jax import selection as rules
-from rsft_jax import training
+from rsft_jax import sharding, training
 from rsft_jax.data import Prompt, read_prompts
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.experiments import assets, schema, tiny
@@ -171,8 +172,8 @@ def make_part(part: schema.PartConfig, key: PRNGKey) -> training.Part:
     match part:
         case schema.AllParameters():
             return training.all_parameters()
-        case schema.Lora(rank=rank, alpha=alpha, targets=targets):
-            return training.lora(key, rank=rank, alpha=alpha, targets=targets)
+        case schema.Lora(rank=rank, alpha=alpha, targets=targets, dropout=dropout):
+            return training.lora(key, rank=rank, alpha=alpha, targets=targets, dropout=dropout)
         case schema.LastLayers(num_layers=num_layers):
             return training.last_layers(num_layers)
         case schema.Matching(patterns=patterns):
@@ -195,10 +196,30 @@ def make_optimizer(config: schema.LanguageConfig) -> optax.GradientTransformatio
         total_steps=max(steps, settings.warmup_steps + 1),
         clip_norm=settings.clip_norm,
         weight_decay=settings.weight_decay,
+        ema_decay=settings.ema_decay,
     )
+
+
+def make_mesh(mesh: schema.MeshConfig, batch_size: int) -> Mesh | None:
+    """The devices of training, or None for one device.
+
+    Raises:
+      ConfigError: the sizes do not make up the devices, or do not divide the batch.
+    """
+    if mesh.rules == "single":
+        return None
+    try:
+        made = sharding.make_mesh(data=mesh.data, fsdp=mesh.fsdp, tensor=mesh.tensor)
+    except ValueError as error:
+        raise ConfigError(f"mesh: {error}") from None
+    try:
+        sharding.check_batch_size(made, batch_size)
+    except ValueError as error:
+        raise ConfigError(f"training.{error}") from None
+    return made
 
 
 def run_keys(seed: int) -> dict[str, PRNGKey]:
     """One key for each use of randomness in a run, all from its seed."""
-    names = ("rounds", "evaluation", "adapters")
+    names = ("rounds", "evaluation", "adapters", "dropout")
     return dict(zip(names, jax.random.split(jax.random.key(seed), len(names))))

@@ -37,12 +37,14 @@ _RUNNERS = {
 }
 _EVALUATE = ("rsft_jax.experiments.language", "evaluate_folder")
 _REPORT = ("rsft_jax.experiments.report", "write_report")
+_REPORT_RUNS = ("rsft_jax.experiments.report", "write_runs_report")
 _SWEEP = ("rsft_jax.experiments.sweep", "sweep")
 # sub-commands with a module of their own: function (arguments) -> exit code
 _COMMANDS = {
     "plan": ("rsft_jax.experiments.plan", "command"),
     "reselect": ("rsft_jax.experiments.reselect", "command"),
     "rescore": ("rsft_jax.experiments.reselect", "rescore_command"),
+    "tune": ("rsft_jax.experiments.tune", "command"),
 }
 
 _EXAMPLES = """\
@@ -52,8 +54,10 @@ examples:
   rsft run selection=top_k selection.k=2 training.learning_rate=1e-5 output_dir=FOLDER
   rsft run output_dir=FOLDER resume=true       go on with an interrupted run
   rsft run -m seed=0,1,2 selection=top_k,best_of_n      a sweep: six runs
+  rsft tune sweep=beta_lr sweep.workers=2      search for the best settings
   rsft run -cd my_configs reward=mine          options from your own folder, my_configs/reward/
   rsft report FOLDER                           write FOLDER/report.html again
+  rsft report runs                             compare the runs below a folder on one page
   rsft evaluate FOLDER                         score the tuned policy again on held-out prompts
   rsft plan llama-3.1-8b --topology v5e,v6e    what a round would need on a TPU slice"""
 
@@ -134,11 +138,40 @@ def _run_command(arguments: list[str]) -> int:
 
 
 def _report_command(arguments: list[str]) -> int:
-    folder = _folder_argument("report", "write report.html and figures of a run again", arguments)
-    with _failures_of(folder):
-        print(_imported(_REPORT)(folder))
-        return ExitCode.OK
-    return ExitCode.FAILED
+    from rsft_jax.experiments.run_folder import (
+        check_folder,
+        default_output_dir,
+        existing_run,
+        find_runs,
+    )
+
+    parser = Parser(
+        prog="rsft report",
+        description="write the page and the figures of a run again, or compare several runs on one",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="runs, or a sweep")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR",
+        help="of a comparison (default: the sweep's folder, or runs/report/DATE-TIME)",
+    )  # fmt: skip
+    parsed = parser.parse_args(arguments)
+    first = parsed.folders[0]
+    if len(parsed.folders) == 1 and (first / "run.json").is_file():
+        if parsed.output is not None:
+            raise ConfigError("--output: is for the report of several runs")
+        folder = existing_run(first).path
+        with _failures_of(folder):
+            print(_imported(_REPORT)(folder))
+            return ExitCode.OK
+        return ExitCode.FAILED
+    folders = find_runs(parsed.folders)
+    alone = first if len(parsed.folders) == 1 else None
+    output = parsed.output or alone or default_output_dir("report")
+    check_folder(output, "--output")
+    if (output / "run.json").is_file():
+        raise ConfigError(f"--output: {shown(str(output))}; is a run, which has its own report")
+    print(_imported(_REPORT_RUNS)(folders, output))
+    return ExitCode.OK
 
 
 def _evaluate_command(arguments: list[str]) -> int:
@@ -179,17 +212,20 @@ def _run(config: Any) -> int:
         close_run,
         default_output_dir,
         discard_run,
-        open_run_folder,
         read_status,
     )
 
     path = Path(config.output_dir) if config.output_dir else default_output_dir(config.name)
-    check_output_dir(path, resume=config.resume)
+    if not _is_distributed(config):  # there the first process looks at it, when all are there
+        check_output_dir(path, resume=config.resume)
     if config.resume and read_status(path).get("status") == "finished":
         print(f"{path}: this run is finished; nothing to do")
         return ExitCode.OK
     config = with_output(config, path)
-    with open_run_folder(path, config, resume=config.resume) as folder:
+    from rsft_jax.experiments.processes import is_first, join, open_together
+
+    join(config)
+    with open_together(path, config, resume=config.resume) as folder:
         try:
             _use_compilation_cache()
             run = _imported(_RUNNERS[config.kind])
@@ -208,10 +244,16 @@ def _run(config: Any) -> int:
         close_run(
             folder, {ExitCode.OK: "finished", ExitCode.NO_DATA: "no data"}.get(code, "failed")
         )
+        if not is_first():
+            return code
         with _failures_of(path):
             print(f"report: {_imported(_REPORT)(path)}")
             return code
         return code or ExitCode.FAILED
+
+
+def _is_distributed(config: Any) -> bool:
+    return config.kind == "language" and config.mesh.distributed
 
 
 def _resume_command(path: Path) -> str:
@@ -297,10 +339,11 @@ def _help() -> str:
     codes = "\n".join(f"  {int(code):>3}  {text}" for code, text in EXIT_CODE_HELP.items())
     return f"""\
 usage: rsft run [-m] [-cd DIR] [key=value ...]
-       rsft report FOLDER
+       rsft report FOLDER ... [-o DIR]
        rsft evaluate FOLDER
        rsft reselect FOLDER selection=RULE [selection.FIELD=A,B,C]
        rsft rescore FOLDER [reward.FIELD=VALUE]
+       rsft tune sweep=NAME [-cd DIR] [key=value ...]
        rsft plan MODEL [--topology v5e:4x8]
        rsft COMMAND --help | rsft --version
 

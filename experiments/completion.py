@@ -4,7 +4,7 @@ from rsft_jax.experiments.groups import group_options
 from rsft_jax.experiments.schema import RunConfig
 from rsft_jax.experiments.structure import field_paths
 
-COMMANDS = ("evaluate", "plan", "report", "rescore", "reselect", "run")
+COMMANDS = ("evaluate", "plan", "report", "rescore", "reselect", "run", "tune")
 
 
 def complete(line: str) -> list[str]:
@@ -25,7 +25,7 @@ def complete(line: str) -> list[str]:
     word = words[-1]
     if len(words) <= 2:
         return [name for name in COMMANDS if name.startswith(word)]
-    if words[1] != "run":
+    if words[1] not in ("run", "tune"):
         return []
     options = group_options()
     key, equals, value = word.partition("=")

@@ -17,6 +17,7 @@ from rsft_jax.experiments.samples import completion_tokens
 from rsft_jax.experiments.task import PromptBatch, Task
 from rsft_jax.generation import Completions
 from rsft_jax.rollouts import Drawn, RolloutStore, draw_name, fingerprint
+from rsft_jax.sharding import from_first
 from rsft_jax.training import TrainState
 from rsft_jax.types import PRNGKey
 
@@ -64,7 +65,8 @@ class PolicyNames:
     """
 
     def __init__(self, task: Task):
-        untuned = task.part.export(task.initial.params, task.frozen)
+        untuned = task.exported(task.initial)
+        self._trained = task.trained
         self._untuned = fingerprint(_leaves(untuned), about=repr(task.model.config))
         self._part = repr(task.config.training.part)
 
@@ -72,7 +74,8 @@ class PolicyNames:
         """The name of the policy of a train state."""
         if int(state.step) == 0:
             return self._untuned
-        return fingerprint(_leaves(state.params), about=f"{self._untuned} {self._part}")
+        trained = _leaves(self._trained(state))
+        return fingerprint(trained, about=f"{self._untuned} {self._part}")
 
 
 class KeptDraws:
@@ -95,6 +98,8 @@ class KeptDraws:
         Who would draw the same at the same time waits and takes what the first one has drawn.
         """
         names = source.names(batch)
+        if jax.process_count() > 1:
+            return self._get_together(source, batch, num, draw, round_, arm)
         found = self.store.find(names, num)
         if len(found) < len(set(names)):
             with _alone(self.store.folder, source):
@@ -107,6 +112,25 @@ class KeptDraws:
                     if len(missing) == len(names):
                         return drawn
         return padded_completions([found[name] for name in names], self._width)
+
+    def _get_together(
+        self, source: Source, batch: PromptBatch, num: int, draw: DrawFn, round_: int, arm: str
+    ) -> Completions:
+        """`get` for several processes: the first looks up and keeps, all of them draw."""
+        names, first = source.names(batch), jax.process_index() == 0
+        found = self.store.find(names, num) if first else {}
+        missing = from_first(np.array([name not in found for name in names]))
+        if missing.any():
+            some = batch.take(np.flatnonzero(missing))
+            drawn = draw(some)
+            if first:
+                self.store.append(self._rows(source, some, drawn, round_, arm))
+            if missing.all():
+                return drawn
+            found |= self.store.find(source.names(some), num) if first else {}
+        nothing, no = [np.zeros(0, np.int32)] * num, np.zeros(num, bool)
+        blank = Drawn(tokens=nothing, log_probs=nothing, finished=no, failed=no)
+        return from_first(padded_completions([found.get(n, blank) for n in names], self._width))
 
     def _rows(
         self, source: Source, batch: PromptBatch, completions: Completions, round_: int, arm: str

@@ -15,11 +15,13 @@ GROUPS = {
     "selection": "which candidates are accepted",
     "training": "how the policy is tuned on them",
     "training/part": "which parameters are tuned",
+    "mesh": "how training is laid out over devices and processes",
     "evaluation": "what is measured on held-out prompts",
     "launcher": "of run -m: how the jobs of a sweep are run",
+    "sweep": "of tune: what is searched for, and between which ends",
 }
 
-COMMAND_OF = {"launcher": "run -m"}
+COMMAND_OF = {"launcher": "run -m", "sweep": "tune"}
 """Groups that are no settings of a run, and the command that takes them."""
 
 

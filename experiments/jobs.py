@@ -145,7 +145,7 @@ class Processes:
                 process = subprocess.Popen(
                     command,
                     start_new_session=True,
-                    preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                    preexec_fn=end_with_parent,
                     stdout=stream,
                     stderr=stream,
                 )
@@ -154,7 +154,8 @@ class Processes:
                 return self._wait(process, timeout, watch)
             finally:
                 with self._lock:
-                    self._running.discard(process)
+                    if process.returncode is not None:  # else, at Ctrl-C, it is left to `stop`
+                        self._running.discard(process)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Asks all processes to stop, and kills what does not."""
@@ -322,6 +323,7 @@ def _signal(process: subprocess.Popen, number: int) -> None:
             process.send_signal(number)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Asks Linux to send this process SIGTERM when the one that started it is gone."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -5,6 +5,7 @@ the rule selects, one on as many samples chosen by coin. Each round both draw, s
 improve (`rsft_jax.rounds`), are evaluated on held-out prompts, and are checkpointed together.
 """
 
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from rsft_jax.experiments.config import read_config
 from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.draws import KeptDraws, PolicyNames, source_of
 from rsft_jax.experiments.errors import ExitCode
+from rsft_jax.experiments.processes import is_first
+from rsft_jax.experiments.replay import accepted_before
 from rsft_jax.experiments.run_folder import RunFolder
 from rsft_jax.experiments.schema import LanguageConfig
 from rsft_jax.experiments.task import Evaluated, PromptBatch, Task, make_task
@@ -26,6 +29,7 @@ from rsft_jax.rollouts import RolloutStore, write_rollouts
 from rsft_jax.rounds import RoundReport, run_rounds
 from rsft_jax.sampling import acceptance_rate, effective_sample_size
 from rsft_jax.selection import SelectionRule, random_control
+from rsft_jax.sharding import replicate
 from rsft_jax.training import CheckpointError, Checkpoints, TrainState
 from rsft_jax.types import PRNGKey
 
@@ -34,7 +38,7 @@ _SAVED = ("step", "params", "opt_state")  # fields of a train state that a check
 
 def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
     """Runs the rounds of all arms, or those that are left."""
-    console = Console()
+    console = Console(None if is_first() else io.StringIO())
     task = make_task(config, console)
     rule = build.make_rule(config.selection)
     rules = {"policy": rule} | ({"control": random_control(rule)} if config.control else {})
@@ -47,7 +51,8 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
         draws = RolloutStore(config.store or folder.draws)
         for problem in draws.problems():
             console.say(f"store: {problem}")
-        rounds = rounds_of_arms(task, rules, states, done, draws)
+        rollouts = RolloutStore(folder.rollouts)
+        rounds = rounds_of_arms(task, rules, states, done, draws, rollouts)
         for number, made in enumerate(rounds, done + 1):
             states = {arm: round_.report.state for arm, round_ in made.items()}
             events = [
@@ -85,8 +90,12 @@ def rounds_of_arms(
     states: Mapping[str, TrainState],
     done: int,
     store: RolloutStore,
+    rollouts: RolloutStore,
 ) -> Iterator[dict[str, ArmRound]]:
-    """Yields, round by round, what every arm did; candidates in the store are not drawn again."""
+    """Yields, round by round, what every arm did; candidates in the store are not drawn again.
+
+    What earlier rounds accepted is read from `rollouts`.
+    """
     seen: dict[str, tuple[samples.Scores, Mapping[str, list[Any]]]] = {}
     kept = KeptDraws(store, task.tokenizer, task.sampling.max_new_tokens)
     names = PolicyNames(task)
@@ -128,7 +137,10 @@ def rounds_of_arms(
             key: PRNGKey, state: TrainState, batch: PromptBatch, completions: Any, weights: Any
         ) -> tuple[TrainState, Mapping[str, Any]]:
             stage = f"round {number}: fine-tune {arm}"
-            return task.improve(key, state, batch, completions, weights, stage=stage)
+            old = None
+            if task.config.training.replay_fraction:
+                old = accepted_before(rollouts, task.train.tokens, arm, number)
+            return task.improve(key, state, batch, completions, weights, stage=stage, old=old)
 
         return run_rounds(
             task.keys["rounds"],
@@ -172,20 +184,20 @@ def log_round(
     """Writes every candidate with its verdict, and the round's figures; returns the latter."""
     report, scores = made.report, made.scores
     collected, batch = report.collected, report.prompts
-    RolloutStore(folder.rollouts).append(
-        samples.rollout_rows(
-            round_=report.round,
-            arm=arm,
-            prompts=batch.prompts,
-            rendered=batch.rendered,
-            completions=collected.completions,
-            scores=scores,
-            selection=collected.selection,
-            rule=rule,
-            identity=made.identity,
-        ),
-        name=folder.rollout_path(report.round, arm).stem,
+    rows = samples.rollout_rows(
+        round_=report.round,
+        arm=arm,
+        prompts=batch.prompts,
+        rendered=batch.rendered,
+        completions=collected.completions,
+        scores=scores,
+        selection=collected.selection,
+        rule=rule,
+        identity=made.identity,
     )
+    if is_first():
+        name = folder.rollout_path(report.round, arm).stem
+        RolloutStore(folder.rollouts).append(rows, name=name)
     accepted = np.asarray(collected.selection.accepted)
     scored = np.isfinite(scores.reward)
     rate = acceptance_rate(int(accepted.sum()), int(scored.sum()))
@@ -221,18 +233,17 @@ def log_evaluation(
     task: Task, folder: RunFolder, arm: str, round_: int, evaluated: Evaluated
 ) -> None:
     """Writes the held-out samples and their figures."""
-    scores, completions = evaluated.scores, evaluated.completions
-    write_rollouts(
-        folder.evaluation_path(round_, arm),
-        samples.rollout_rows(
-            round_=round_,
-            arm=arm,
-            prompts=evaluated.batch.prompts,
-            rendered=evaluated.batch.rendered,
-            completions=completions,
-            scores=scores,
-        ),
+    if not is_first():
+        return
+    rows = samples.rollout_rows(
+        round_=round_,
+        arm=arm,
+        prompts=evaluated.batch.prompts,
+        rendered=evaluated.batch.rendered,
+        completions=evaluated.completions,
+        scores=evaluated.scores,
     )
+    write_rollouts(folder.evaluation_path(round_, arm), rows)
     folder.log(evaluation_event(task, arm, round_, evaluated))
 
 
@@ -304,9 +315,8 @@ def load_states(
             f"the checkpoint goes on at prompt {found.meta['cursor']}, this run at {expected}"
         )
     for name, key in task.keys.items():
-        if not bool(
-            (jax.random.key_data(found.arrays["keys"][name]) == jax.random.key_data(key)).all()
-        ):
+        saved = jax.random.key_data(found.arrays["keys"][name])
+        if not np.array_equal(np.asarray(saved), np.asarray(jax.random.key_data(key))):
             raise CheckpointError(f"the checkpoint's key {name!r} is that of another seed")
     return done, {
         arm: state.replace(**{name: found.arrays[f"{arm}-{name}"] for name in _SAVED})
@@ -319,7 +329,10 @@ def _saved_items(task: Task, states: Mapping[str, TrainState]) -> dict[str, Any]
     items: dict[str, Any] = {
         f"{arm}-{name}": getattr(state, name) for arm, state in states.items() for name in _SAVED
     }
-    return items | {"keys": dict(task.keys)}
+    keys = dict(task.keys)
+    if task.shardings is not None:  # of several processes each holds a part of what is saved
+        keys = replicate(task.shardings.replicated, keys)
+    return items | {"keys": keys}
 
 
 def explain_empty(task: Task, report: RoundReport) -> ExitCode:

@@ -13,6 +13,7 @@ from rsft_jax.experiments.schema import (
     LauncherConfig,
     Lora,
     Matching,
+    MeshConfig,
     RandomControl,
     RayLauncher,
     RewardConfig,
@@ -25,6 +26,7 @@ from rsft_jax.experiments.schema import (
     TrainingConfig,
 )
 
+_FRACTION = "at least 0 and below 1"
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -77,6 +79,12 @@ def _validate_language(config: LanguageConfig) -> None:
     validate_reward(config.reward)
     validate_selection(config.selection, sampling.num_candidates)
     _validate_training(config.training)
+    _validate_mesh(config.mesh)
+    if config.mesh.distributed and config.output_dir is None:
+        raise ConfigError(
+            "output_dir: null; with mesh.distributed=true it must be a folder that all processes "
+            "share"
+        )
     for name in ("num_rounds", "prompts_per_round"):
         _at_least(f"rounds.{name}", getattr(config.rounds, name), 1)
     evaluation = config.evaluation
@@ -138,6 +146,7 @@ def _validate_training(training: TrainingConfig) -> None:
         _positive("training.part.alpha", part.alpha)
         unique = len(part.targets) > 0 and len(set(part.targets)) == len(part.targets)
         _check(unique, "training.part.targets", part.targets, "at least one name, each once")
+        _check(0 <= part.dropout < 1, "training.part.dropout", part.dropout, _FRACTION)
     if isinstance(part, LastLayers):
         _at_least("training.part.num_layers", part.num_layers, 1)
     _positive("training.learning_rate", training.learning_rate)
@@ -152,12 +161,30 @@ def _validate_training(training: TrainingConfig) -> None:
     if training.row_length is not None:
         _at_least("training.row_length", training.row_length, 2)
     smoothing, ratio = training.label_smoothing, training.clip_ratio
-    _check(0 <= smoothing < 1, "training.label_smoothing", smoothing, "at least 0 and below 1")
+    _check(0 <= smoothing < 1, "training.label_smoothing", smoothing, _FRACTION)
+    for name in ("replay_fraction", "ema_decay"):
+        value = getattr(training, name)
+        if value is not None:
+            _check(0 <= value < 1, f"training.{name}", value, _FRACTION)
     for name in ("z_loss", "kl_weight"):
         _not_negative(f"training.{name}", getattr(training, name))
     if ratio is not None:
         _not_negative("training.clip_ratio", ratio)
         _check(smoothing == 0, "training.label_smoothing", smoothing, "0 with a clip_ratio")
+
+
+def _validate_mesh(mesh: MeshConfig) -> None:
+    names = ("data", "fsdp", "tensor")
+    for name in names:
+        value = getattr(mesh, name)
+        _check(value >= 1 or value == -1, f"mesh.{name}", value, "at least 1, or -1 for the rest")
+    free = [name for name in names if getattr(mesh, name) == -1]
+    if len(free) > 1:
+        raise ConfigError(f"mesh.{free[1]}: -1; only one size may be -1, and mesh.{free[0]} is")
+    if mesh.rules == "single":
+        for name in names:
+            _check(getattr(mesh, name) == 1, f"mesh.{name}", getattr(mesh, name), "1 on one device")
+        _check(not mesh.distributed, "mesh.rules", mesh.rules, "another with distributed processes")
 
 
 def _validate_gaussian(config: GaussianConfig) -> None:

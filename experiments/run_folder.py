@@ -20,15 +20,15 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rsft_jax.experiments.config import differences, read_config, save_config
 from rsft_jax.experiments.errors import ConfigError, shown
-from rsft_jax.experiments.schema import RunConfig
+from rsft_jax.experiments.schema import LanguageConfig, RunConfig
 
-STATUSES = ("running", "finished", "failed", "interrupted", "no data")
+STATUSES = ("running", "finished", "failed", "interrupted", "no data", "pruned")
 _PACKAGES = (
     "rsft_jax",
     "jax",
@@ -132,16 +132,8 @@ def check_output_dir(path: Path, *, resume: bool) -> None:
       ConfigError: it is a file or a link, cannot be written, or holds something already.
     """
     field = f"output_dir: {shown(str(path))}"
-    try:
-        if path.is_symlink():
-            raise ConfigError(f"{field}; is a symbolic link, give the folder itself")
-        if path.exists() and not path.is_dir():
-            raise ConfigError(f"{field}; is a file, give a folder")
-        _check_writable(path, field)
-        if not path.exists() or _is_empty(path):
-            return
-    except OSError as error:  # a name too long, a parent that cannot be searched
-        raise ConfigError(f"{field}; cannot be used ({error.strerror})") from None
+    if check_folder(path, "output_dir"):
+        return
     if not (path / "run.json").is_file():
         if resume and all(_is_of_a_beginning(entry) for entry in path.iterdir()):
             return
@@ -152,6 +144,31 @@ def check_output_dir(path: Path, *, resume: bool) -> None:
             f"{field}; holds a run already ({status}), choose another folder"
             + ("" if status == "finished" else ", or go on with it with resume=true")
         )
+
+
+def check_folder(path: Path, name: str) -> bool:
+    """Checks that files could be written into a folder that need not be there yet.
+
+    Args:
+      path: the folder.
+      name: of the setting or option that it comes from, for the error.
+
+    Returns:
+      Whether it is missing or empty.
+
+    Raises:
+      ConfigError: it is a file or a link, or cannot be written.
+    """
+    field = f"{name}: {shown(str(path))}"
+    try:
+        if path.is_symlink():
+            raise ConfigError(f"{field}; is a symbolic link, give the folder itself")
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{field}; is a file, give a folder")
+        _check_writable(path, field)
+        return not path.exists() or _is_empty(path)
+    except OSError as error:  # a name too long, a parent that cannot be searched
+        raise ConfigError(f"{field}; cannot be used ({error.strerror})") from None
 
 
 @contextlib.contextmanager
@@ -255,6 +272,38 @@ def existing_run(path: Path) -> RunFolder:
     return RunFolder(path=path, resumed=True)
 
 
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Lists the folders of runs among these, and within those that are none, such as a sweep's.
+
+    Raises:
+      ConfigError: one of them is no folder, or holds no run.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(f"{shown(str(path))}: is not a folder")
+        own = [path] if _is_run(path) else _runs_within(path)
+        if not own:
+            raise ConfigError(f"{shown(str(path))}: is not the folder of a run, and holds none")
+        found |= {folder.resolve(): folder for folder in own}
+    return list(found.values())
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "run.json").is_file()
+
+
+def _runs_within(path: Path) -> list[Path]:
+    runs = []
+    for name, folders, _ in os.walk(path):  # links are not followed
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        inner = Path(name)
+        if _is_run(inner):
+            runs.append(inner)
+            folders.clear()
+    return runs
+
+
 def read_status(path: Path) -> dict[str, Any]:
     """Reads run.json of a folder; empty when there is none."""
     try:
@@ -308,7 +357,10 @@ def _owned(path: Path) -> Iterator[None]:
 
 def _check_same(path: Path, config: RunConfig) -> None:
     old = read_config(path / "config.yaml")
-    comparable = {"output_dir": None, "resume": False}  # a folder may have been moved
+    # A folder may have been moved, and a run may go on with other devices.
+    comparable: dict[str, Any] = {"output_dir": None, "resume": False}
+    if isinstance(old, LanguageConfig) and isinstance(config, LanguageConfig):
+        comparable["mesh"] = config.mesh
     changed = differences(
         dataclasses.replace(old, **comparable), dataclasses.replace(config, **comparable)
     )

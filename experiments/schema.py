@@ -169,12 +169,14 @@ class Lora:
       rank: r, at least 1.
       alpha: the addition is scaled by alpha / rank; above 0.
       targets: names of the Dense layers, such as query or up.
+      dropout: part of an adapter's input that a training step zeroes, in [0, 1).
     """
 
     name: Literal["lora"]
     rank: int
     alpha: float
     targets: tuple[Literal["query", "key", "value", "output", "gate", "up", "down"], ...]
+    dropout: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +228,12 @@ class TrainingConfig:
         once the ratio is above 1 + clip_ratio (RAFT++); null trains by plain log-likelihood.
       kl_weight: weight of the exact KL divergence from the policy as it was at the start.
       restart: begin every round from the untuned policy, and not from the round before (ReST-EM).
+      replay_fraction: part of a round's training sequences that was accepted in earlier rounds of
+        the same arm, in [0, 1): drawn anew for each round, each as likely as any other, and fewer
+        where there are not as many.
+      ema_decay: held-out evaluation takes the moving average of the trained parameters with this
+        decay per step, in [0, 1); candidates are drawn from the parameters themselves. null for
+        no average.
     """
 
     part: PartConfig
@@ -244,6 +252,28 @@ class TrainingConfig:
     clip_ratio: float | None
     kl_weight: float
     restart: bool
+    replay_fraction: float
+    ema_decay: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How training is laid out over devices; one of the sizes may be -1 for all that are left.
+
+    Attributes:
+      rules: what is divided; "single" takes one device and none of the sizes.
+      data: devices that share the rows of a batch and repeat the parameters.
+      fsdp: devices that share the rows of a batch, the parameters and the optimizer.
+      tensor: devices that share each matrix.
+      distributed: join the other processes of the launcher (SLURM, Open MPI, Kubernetes, Cloud
+        TPU), or those that JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID tell of.
+    """
+
+    rules: Literal["single", "replicated", "fsdp", "tensor", "fsdp+tensor"]
+    data: int
+    fsdp: int
+    tensor: int
+    distributed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,6 +355,7 @@ class LanguageConfig(_Run):
     reward: RewardConfig
     selection: SelectionConfig
     training: TrainingConfig
+    mesh: MeshConfig
     rounds: RoundsConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig

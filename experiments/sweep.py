@@ -21,7 +21,7 @@ from rsft_jax.experiments.run_folder import (
     read_status,
     wait_until_free,
 )
-from rsft_jax.experiments.schema import LanguageConfig, LauncherConfig
+from rsft_jax.experiments.schema import LanguageConfig, LauncherConfig, RunConfig
 from rsft_jax.experiments.structure import build, to_dict
 
 _MAX_JOB_NAME = 80
@@ -67,10 +67,7 @@ def sweep(
     alone = launcher.name == "basic"
     made = []
     for number, (job, folder, config) in enumerate(zip(jobs, folders, configs)):
-        shared = []
-        if isinstance(config, LanguageConfig) and config.store is None:
-            shared = [f"store={quoted(str(root / 'draws'))}"]
-            job = [text for text in job if not text.startswith("store=")]
+        job, shared = with_shared_store(job, config, root)
         log = None if alone else root / "logs" / f"{number:03d}.log"
         label = " ".join(text for text in job if text.partition("=")[0] in swept)
         command = make_command(job, folder, config_dir, extra=shared)
@@ -85,6 +82,20 @@ def sweep(
     for job in left:
         wait_until_free(job.folder)
     return _launch(root, made, left, launcher)
+
+
+def with_shared_store(
+    job: Sequence[str], config: RunConfig, root: Path
+) -> tuple[list[str], list[str]]:
+    """Gives a run that names no store of candidates the one of its sweep.
+
+    Returns:
+      The overrides that are left, and those that are added.
+    """
+    if not isinstance(config, LanguageConfig) or config.store is not None:
+        return list(job), []
+    kept = [text for text in job if not text.startswith("store=")]
+    return kept, [f"store={quoted(str(root / 'draws'))}"]
 
 
 def job_name(number: int, job: Sequence[str], swept: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from rsft_jax.data import Prompt
 from rsft_jax.data.batches import (
@@ -27,6 +28,7 @@ from rsft_jax.experiments import build, samples
 from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.errors import ConfigError
 from rsft_jax.experiments.offline import Offered, read_offer
+from rsft_jax.experiments.replay import Sequences, accepted_now, with_old
 from rsft_jax.experiments.schema import LanguageConfig
 from rsft_jax.generation import (
     Completions,
@@ -39,10 +41,19 @@ from rsft_jax.generation import (
 )
 from rsft_jax.models import Transformer, cache_fn, logits_fn
 from rsft_jax.rewards import Interval, WeightedSum
+from rsft_jax.sharding import (
+    TrainShardings,
+    divide_work,
+    gather,
+    process_rows,
+    shard_batch,
+    train_shardings,
+)
 from rsft_jax.training import (
     Part,
     StepFn,
     TrainState,
+    abstract_train_state,
     completion_loss,
     create_train_state,
     fine_tune,
@@ -128,6 +139,7 @@ class Task:
       keys: a random key for each use.
       console: where progress is shown.
       offered: the candidates to train on, when none are drawn.
+      shardings: where train states, frozen parameters and batches live; None on one device.
     """
 
     config: LanguageConfig
@@ -146,21 +158,49 @@ class Task:
     keys: Mapping[str, PRNGKey]
     console: Console
     offered: Offered | None = None
+    shardings: TrainShardings | None = None
 
     @functools.cached_property
     def reference(self) -> Params:
         """The untuned policy as variables of `train_model`."""
-        return self.part.variables(self.initial.params, self.frozen)
+        return self.part.variables(self.trained(self.initial), self._frozen_here)
+
+    @functools.cached_property
+    def _frozen_here(self) -> Params:
+        return self.frozen if self.shardings is None else gather(self.frozen)
 
     def new_state(self) -> TrainState:
         """A state at step 0 that owns its arrays: a step donates them."""
-        return jax.tree.map(jnp.copy, self.initial)
+        return _copied(self.initial)
+
+    def trained(self, state: TrainState) -> Params:
+        """The trainable parameters of a state, whole on one device of each process."""
+        return state.params if self.shardings is None else gather(state.params)
+
+    def exported(self, state: TrainState) -> Params:
+        """The parameters of a state as sampling takes them, whole on one device."""
+        return self.part.export(self.trained(state), self._frozen_here)
+
+    def averaged(self, state: TrainState) -> TrainState:
+        """The state with the moving average of its parameters, where one is kept."""
+        if self.config.training.ema_decay is None:
+            return state
+        return state.replace(params=optax.tree.get(state.opt_state, "ema"))
 
     def draw(
         self, key: PRNGKey, state: TrainState, batch: PromptBatch, num: int, *, stage: str
     ) -> Completions:
         """Draws `num` completions for each prompt from the policy of `state`."""
-        params = self.part.export(state.params, self.frozen)
+        params = self.exported(state)
+
+        def draw(places: np.ndarray) -> Completions:
+            return self._draw(key, params, batch.take(places), num, stage)
+
+        return divide_work(draw, len(batch.prompts))
+
+    def _draw(
+        self, key: PRNGKey, params: Params, batch: PromptBatch, num: int, stage: str
+    ) -> Completions:
         total = len(batch.prompts) * num
         with self.console.progress(stage, total, "completions") as advance:
             before = GenerationProgress(0, total, 0, 0)
@@ -204,17 +244,23 @@ class Task:
         weights: Array,
         *,
         stage: str,
+        old: Sequences | None = None,
     ) -> tuple[TrainState, dict[str, Any]]:
-        """Fine-tunes on what was accepted."""
+        """Fine-tunes on what was accepted, and on a part of what was accepted before, `old`."""
         settings = self.config.training
         state = self.new_state() if settings.restart else state
+        sequences = accepted_now(batch.tokens, completions, weights)
+        num_new = len(sequences.weights)
+        if old is not None:
+            old_key = jax.random.fold_in(key, settings.epochs)
+            sequences = with_old(old_key, sequences, old, settings.replay_fraction)
         batches = []
         for epoch in range(settings.epochs):
-            epoch_key = jax.random.fold_in(key, epoch)
-            batches += self._batches(epoch_key, batch, completions, weights)
+            batches += self._batches(jax.random.fold_in(key, epoch), sequences)
         losses, refused, tokens = [], 0, 0
         with self.console.progress(stage, len(batches), "steps") as advance:
-            for after, metrics in fine_tune(state, self.frozen, batches, self.step):
+            placed = map(self._placed, batches)
+            for after, metrics in fine_tune(state, self.frozen, placed, self.step):
                 state = after
                 losses.append(float(metrics.loss))
                 refused += not bool(metrics.finite)
@@ -226,35 +272,45 @@ class Task:
             "steps": len(losses),
             "refused_steps": refused,
             "trained_tokens": tokens,
+            "replayed_sequences": len(sequences.weights) - num_new,
             "padding_fraction": padding_fraction(batches),
             **{name: float(getattr(metrics, name)) for name in _MONITORS},
         }
 
-    def _batches(
-        self, key: PRNGKey, batch: PromptBatch, completions: Completions, weights: Array
-    ) -> list[Batch] | list[PackedBatch]:
+    def _placed(self, batch: Batch | PackedBatch) -> Batch | PackedBatch:
+        """A batch on the devices of its rows, of which each process hands over its own."""
+        if self.shardings is None:
+            return batch
+        where, rows = self.shardings.batch, self.config.training.batch_size
+        mine = process_rows(where, rows)
+        return shard_batch(where, jax.tree.map(lambda leaf: leaf[mine], batch), rows)
+
+    def _batches(self, key: PRNGKey, sequences: Sequences) -> list[Batch] | list[PackedBatch]:
         settings = self.config.training
-        sequences = accepted_sequences(batch, completions, weights)
-        log_probs = accepted_log_probs(completions, weights)
         common: dict[str, Any] = {
             "batch_size": settings.batch_size,
-            "log_probs": None if settings.clip_ratio is None else log_probs,
+            "log_probs": None if settings.clip_ratio is None else sequences.log_probs,
             "key": key,
         }
+        data = sequences.prompts, sequences.completions, sequences.weights
         if settings.row_length is not None:
-            return pack_batches(*sequences, row_length=settings.row_length, **common)
-        return make_batches(*sequences, max_length=self.model.config.max_length, **common)
+            return pack_batches(*data, row_length=settings.row_length, **common)
+        return make_batches(*data, max_length=self.model.config.max_length, **common)
 
     def gap(self, state: TrainState, batch: PromptBatch, completions: Completions) -> float:
         """Largest difference in nats between the sampler's log-probability and the trainer's."""
         some = np.arange(min(_CHECKED_PROMPTS, len(batch.prompts)))
         first = first_candidates(completions, some)
-        variables = self.part.variables(state.params, self.frozen)
+        variables = self.part.variables(self.trained(state), self._frozen_here)
         again = self._trainer_score(variables, batch.take(some), first)
         return float(jnp.abs(again - first.log_probs).max())
 
     def evaluate(self, state: TrainState, arm: str, round_: int) -> Evaluated:
-        """Draws from the policy on held-out prompts and scores the samples."""
+        """Draws from the policy on held-out prompts and scores the samples.
+
+        The policy is that of the averaged parameters, where training keeps an average.
+        """
+        state = self.averaged(state)
         start = time.monotonic()
         settings = self.config.evaluation
         batch = self.heldout.take(np.arange(min(settings.num_prompts, len(self.heldout.prompts))))
@@ -298,22 +354,9 @@ def first_candidates(completions: Completions, prompts: np.ndarray) -> Completio
     return jax.tree.map(lambda leaf: leaf[prompts, :1], completions)
 
 
-def accepted_sequences(
-    batch: PromptBatch, completions: Completions, weights: Array
-) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """Prompt tokens, completion tokens and weight of every completion with a weight above 0."""
-    kept = np.argwhere(np.asarray(weights) > 0)
-    tokens, lengths = np.asarray(completions.tokens), np.asarray(completions.lengths)
-    prompts = [batch.tokens.tokens[i, : batch.tokens.lengths[i]] for i, _ in kept]
-    answers = [tokens[i, j, : lengths[i, j]] for i, j in kept]
-    return prompts, answers, np.asarray(weights, np.float64)[tuple(kept.T)]
-
-
-def accepted_log_probs(completions: Completions, weights: Array) -> list[np.ndarray]:
-    """The sampler's log-probabilities of the tokens of `accepted_sequences`."""
-    kept = np.argwhere(np.asarray(weights) > 0)
-    log_probs, lengths = np.asarray(completions.log_probs), np.asarray(completions.lengths)
-    return [log_probs[i, j, : lengths[i, j]] for i, j in kept]
+@jax.jit
+def _copied(state: TrainState) -> TrainState:
+    return jax.tree.map(jnp.copy, state)
 
 
 def make_task(config: LanguageConfig, console: Console) -> Task:
@@ -341,13 +384,20 @@ def make_task(config: LanguageConfig, console: Console) -> Task:
             f"{width + config.sampling.max_new_tokens} tokens long, and must fit into a row"
         )
     keys = build.run_keys(config.seed)
+    mesh = build.make_mesh(config.mesh, config.training.batch_size)
     try:
         part = build.make_part(config.training.part, keys["adapters"])
         if config.training.kl_weight:
             part = with_reference(part)
         train_model = Transformer(part.model(model.config))
         optimizer = build.make_optimizer(config)
-        initial, frozen = create_train_state(train_model, part, pretrained.params, optimizer)
+        made = (train_model, part, pretrained.params, optimizer)
+        key = keys["dropout"] if train_model.config.lora_dropout else None
+        shardings = None
+        if mesh is not None:
+            abstract = abstract_train_state(*made, key=key)
+            shardings = train_shardings(mesh, config.mesh.rules, train_model, *abstract)
+        initial, frozen = create_train_state(*made, key=key, shardings=shardings)
     except ValueError as error:  # more last layers than the model has, say
         raise ConfigError(f"training: {error}") from None
     console.say(
@@ -378,12 +428,14 @@ def make_task(config: LanguageConfig, console: Console) -> Task:
                 temperature=config.sampling.temperature or 1.0,
                 kl_weight=config.training.kl_weight,
             ),
+            shardings=shardings,
         ),
         initial=initial,
         frozen=frozen,
         keys=keys,
         console=console,
         offered=None if offer is None else offer.encode(tokenizer, config.sampling.max_new_tokens),
+        shardings=shardings,
     )
 
 

@@ -1,55 +1,22 @@
-"""Puts a run's words, figures and tables on one page and writes it, with the figures as PNGs."""
+"""Puts a run's words, figures and tables on one page."""
 
 import dataclasses
 import datetime
 import math
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
-from markupsafe import Markup
 
 from rsft_jax.experiments.report import tables, text
 from rsft_jax.experiments.report.comparisons import Headline, compare, headline
 from rsft_jax.experiments.report.figures import language_figures
 from rsft_jax.experiments.report.gaussian_figures import gaussian_figures, law_events
 from rsft_jax.experiments.report.load import Run, load_run, number
-from rsft_jax.experiments.report.palette import DARK, LIGHT
-from rsft_jax.experiments.report.plot import STYLE, Plot, to_png, to_svg
+from rsft_jax.experiments.report.page import Plan, write_page
+from rsft_jax.experiments.report.plot import STYLE, Plot
 from rsft_jax.experiments.report.samples import candidate_tables, side_by_side
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """A figure of the page: its words and its SVG."""
-
-    name: str
-    title: str
-    caption: str
-    svg: Markup
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A part of the page; one without figures and tables is left out.
-
-    Attributes:
-      name: of its anchor.
-      title: its heading.
-      lead: a sentence under the heading, or nothing.
-      drawings: its figures.
-      tables: its tables.
-    """
-
-    name: str
-    title: str
-    lead: str
-    drawings: tuple[Drawing, ...]
-    tables: tuple[tables.Table, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,24 +47,15 @@ def write_report(folder: Path) -> Path:
     run = load_run(folder)
     with matplotlib.rc_context(STYLE):
         plots, context = _content(run)
-        drawings = {p.name: Drawing(p.name, p.title, p.caption, Markup(to_svg(p))) for p in plots}
-        images = {p.name: to_png(p) for p in plots}
-    sections = _sections(run, drawings)
-    page = (
-        _environment()
-        .get_template("template.html.jinja")
-        .render(**context, sections=sections, light=LIGHT, dark=DARK)
-    )
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, image in images.items():
-        _write(folder / "figures" / f"{name}.png", image)
-    return _write(folder / "report.html", page.encode())
+    return write_page(folder, "run.html.jinja", plots, _plan(run), context)
 
 
 def _content(run: Run) -> tuple[list[Plot], dict[str, Any]]:
     """Draws the figures of the run's kind, and finds its words."""
     context = {
         "run": run,
+        "title": run.name,
+        "problems": run.problems,
         "facts": _facts(run),
         "steps": _steps(run),
         "samples": side_by_side(run),
@@ -122,47 +80,29 @@ def _is_gaussian(run: Run) -> bool:
     return kind == "gaussian" or (kind is None and bool(law_events(run)))
 
 
-def _sections(run: Run, drawings: Mapping[str, Drawing]) -> list[Section]:
+def _plan(run: Run) -> list[Plan]:
     if _is_gaussian(run):
-        plan = [
-            (
-                "laws",
-                "Laws",
-                "",
-                ("densities", "relative-to-target", "distances", "acceptance"),
-                (tables.moments_table(run),),
-            ),
-            ("losses", "Losses", "", ("loss-target", "loss-train"), (tables.fit_table(run),)),
+        laws = ("densities", "relative-to-target", "distances", "acceptance")
+        return [
+            Plan("laws", "Laws", "", laws, (tables.moments_table(run),)),
+            Plan("losses", "Losses", "", ("loss-target", "loss-train"), (tables.fit_table(run),)),
         ]
-    else:
-        plan = [
-            (
-                "reward", "Reward", "",
-                ("effects", "reward-by-round", "judge-by-round", "reward-against-kl"),
-                (tables.terms_table(run), tables.evaluation_table(run)),
-            ),
-            (
-                "selection", "Selection", "",
-                ("reward-histograms", "accepted-by-reward", "acceptance"),
-                (tables.reasons_table(run), tables.rounds_table(run)),
-            ),
-            ("diversity-and-drift", "Diversity and drift", "", ("diversity", "kl-by-round"), ()),
-            (
-                "cost", "Cost", "", ("seconds-by-stage", "tokens-by-round"),
-                (tables.speed_table(run),),
-            ),
-        ]  # fmt: skip
-    sections = [
-        Section(
-            name,
-            title,
-            lead,
-            tuple(drawings[d] for d in names if d in drawings),
-            tuple(t for t in found if t is not None),
-        )
-        for name, title, lead, names, found in plan
-    ]
-    return [section for section in sections if section.drawings or section.tables]
+    return [
+        Plan(
+            "reward", "Reward", "",
+            ("effects", "reward-by-round", "judge-by-round", "reward-against-kl"),
+            (tables.terms_table(run), tables.evaluation_table(run)),
+        ),
+        Plan(
+            "selection", "Selection", "",
+            ("reward-histograms", "accepted-by-reward", "acceptance"),
+            (tables.reasons_table(run), tables.rounds_table(run)),
+        ),
+        Plan("diversity-and-drift", "Diversity and drift", "", ("diversity", "kl-by-round")),
+        Plan(
+            "cost", "Cost", "", ("seconds-by-stage", "tokens-by-round"), (tables.speed_table(run),)
+        ),
+    ]  # fmt: skip
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -294,24 +234,3 @@ def _gaussian_headline(run: Run) -> Headline:
 
 def _names(arms: Sequence[Any]) -> str:
     return ", ".join(str(arm) for arm in arms)
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # texts of a run are a model's output, and its names a user's
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _write(path: Path, data: bytes) -> Path:
-    """Writes a file whole: who looks while a report is made sees the old one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -22,6 +22,19 @@ LIGHT = {
     "check": "#9aa0a6",
     "evaluate": "#e3b505",
     "other": "#7f5fa8",
+    "series1": "#0b6fb8",
+    "series2": "#bf5b04",
+    "series3": "#00876a",
+    "series4": "#a8438a",
+    "series5": "#7a5cc9",
+    "series6": "#8a6d00",
+    "series7": "#b8323a",
+    "series8": "#3d7f98",
+    "ramp1": "#ccd8e4",
+    "ramp2": "#97b6d2",
+    "ramp3": "#5c91be",
+    "ramp4": "#266da6",
+    "ramp5": "#00406c",
 }
 
 DARK = {
@@ -41,9 +54,28 @@ DARK = {
     "check": "#767f8a",
     "evaluate": "#f0cc3d",
     "other": "#ad92d1",
+    "series1": "#6ab9f7",
+    "series2": "#ffa352",
+    "series3": "#35cc9f",
+    "series4": "#e79acb",
+    "series5": "#b39bf0",
+    "series6": "#e2c044",
+    "series7": "#ff8f8a",
+    "series8": "#7fc6de",
+    "ramp1": "#33414f",
+    "ramp2": "#3d617f",
+    "ramp3": "#4f8ab5",
+    "ramp4": "#79b6e6",
+    "ramp5": "#c5e3ff",
 }
 
 _ARM_COLOURS = {"proposal": "base", "plain": "control", "exact": "policy"}
+
+SERIES = tuple(LIGHT[f"series{k}"] for k in range(1, 9))
+"""Light colours that tell eight runs apart."""
+
+RAMP = tuple(LIGHT[f"ramp{k}"] for k in range(1, 6))
+"""Light colours from weak to strong."""
 
 ARM_ORDER = ("policy", "control", "proposal", "plain", "exact")
 """Arms in the order of every legend and table; others follow by name."""

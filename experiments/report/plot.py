@@ -9,7 +9,8 @@ import dataclasses
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -66,6 +67,7 @@ class Plot:
       caption: how to read it.
       alt: what it says, for who cannot see it, with the numbers.
       figure: the drawing.
+      rows: the numbers that it shows, for its CSV file; a mapping from column to value each.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Plot:
     caption: str
     alt: str
     figure: Figure
+    rows: tuple[Mapping[str, Any], ...] = ()
 
 
 def make_axes(

@@ -70,6 +70,8 @@ class TransformerConfig:
       frozen_layers: with `scan_layers`, how many first layers form a stack of their own that no
         gradient enters.
       remat: what the backward pass computes again; see `REMAT`.
+      lora_dropout: part of each adapter's input that is zeroed, in [0, 1), the rest scaled up to
+        the same mean; only where `apply` is given a random key, `rngs={"dropout": key}`.
       dtype: of activations and matrix products; parameters keep their own.
       cache_dtype: of the key-value cache. By default `dtype`, but float32 for a half-precision
         model on a CPU: XLA:CPU scatters half precision by way of float32, and would convert the
@@ -90,6 +92,7 @@ class TransformerConfig:
     scan_layers: bool = False
     frozen_layers: int = 0
     remat: str = "none"
+    lora_dropout: float = 0.0
     dtype: Any = jnp.float32
     cache_dtype: Any = None
 
@@ -109,6 +112,8 @@ class TransformerConfig:
             )
         if self.remat not in REMAT:
             raise ValueError(f"remat must be one of {REMAT}, got {self.remat!r}")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
         if self.frozen_layers and not self.scan_layers:
             raise ValueError("frozen_layers needs scan_layers=True")
 
@@ -174,6 +179,7 @@ class Dense(nn.Module):
     features: int
     axes: tuple[str, str]
     dtype: Any
+    lora_dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -184,8 +190,15 @@ class Dense(nn.Module):
         y = _product(x, kernel.astype(self.dtype))
         if self.has_variable("lora", "a"):
             a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
+            if self.lora_dropout and self.has_rng("dropout"):
+                x = nn.Dropout(self.lora_dropout, deterministic=False)(x)
             y = y + _product(_product(x, a.astype(self.dtype)), b.astype(self.dtype))
         return y
+
+
+def _dense(c: TransformerConfig, features: int, axes: tuple[str, str], name: str) -> Dense:
+    """A linear map of a layer."""
+    return Dense(features, axes, c.dtype, c.lora_dropout, name=name)
 
 
 class RMSNorm(nn.Module):
@@ -260,9 +273,9 @@ class Attention(nn.Module):
         c = self.config
         rows, tokens, _ = x.shape
         groups = c.num_heads // c.num_kv_heads
-        query = Dense(c.num_heads * c.head_dim, ("embed", "heads"), c.dtype, name="query")(x)
-        key = Dense(c.num_kv_heads * c.head_dim, ("embed", "kv_heads"), c.dtype, name="key")(x)
-        value = Dense(c.num_kv_heads * c.head_dim, ("embed", "kv_heads"), c.dtype, name="value")(x)
+        query = _dense(c, c.num_heads * c.head_dim, ("embed", "heads"), "query")(x)
+        key = _dense(c, c.num_kv_heads * c.head_dim, ("embed", "kv_heads"), "key")(x)
+        value = _dense(c, c.num_kv_heads * c.head_dim, ("embed", "kv_heads"), "value")(x)
         query = rotate(query.reshape(rows, tokens, -1, c.head_dim), positions, c.rope_base)
         key = rotate(key.reshape(rows, tokens, -1, c.head_dim), positions, c.rope_base)
         value = value.reshape(rows, tokens, -1, c.head_dim)
@@ -292,7 +305,7 @@ class Attention(nn.Module):
         mixed = _dot(weights, values, dimensions)
         mixed = mixed.reshape(rows, c.num_kv_heads, tokens, groups, c.head_dim)
         mixed = jnp.transpose(mixed, (0, 2, 1, 3, 4)).reshape(rows, tokens, -1).astype(c.dtype)
-        return Dense(c.d_model, ("heads", "embed"), c.dtype, name="output")(mixed), cache
+        return _dense(c, c.d_model, ("heads", "embed"), "output")(mixed), cache
 
 
 class FeedForward(nn.Module):
@@ -304,9 +317,9 @@ class FeedForward(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps `[B, T, D]` to `[B, T, D]`."""
         c = self.config
-        gate = Dense(c.d_ff, ("embed", "mlp"), c.dtype, name="gate")(x)
-        up = Dense(c.d_ff, ("embed", "mlp"), c.dtype, name="up")(x)
-        return Dense(c.d_model, ("mlp", "embed"), c.dtype, name="down")(nn.silu(gate) * up)
+        gate = _dense(c, c.d_ff, ("embed", "mlp"), "gate")(x)
+        up = _dense(c, c.d_ff, ("embed", "mlp"), "up")(x)
+        return _dense(c, c.d_model, ("mlp", "embed"), "down")(nn.silu(gate) * up)
 
 
 class Layer(nn.Module):
@@ -432,7 +445,7 @@ def _scanned(layer: type[nn.Module], length: int) -> type[nn.Module]:
     return nn.scan(
         layer,
         variable_axes={"params": 0, "lora": 0},
-        split_rngs={"params": True},
+        split_rngs={"params": True, "dropout": True},
         in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
         length=length,
         metadata_params={nn.PARTITION_NAME: "layers"},

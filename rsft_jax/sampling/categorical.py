@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.arguments import check_vocabulary
 from rsft_jax.types import Array
 
 _MAX_BLOCK = 256
@@ -245,6 +246,7 @@ def sample_categorical_with_log_prob(uniform: Array, logits: Array) -> tuple[Arr
     References:
       Devroye, Non-Uniform Random Variate Generation (1986), section III.2 (inversion).
     """
+    check_vocabulary("logits", logits)
     lead, vocab_size = logits.shape[:-1], logits.shape[-1]
     if uniform.ndim == logits.ndim:
         chex.assert_shape(uniform, (*lead, 2))
@@ -295,6 +297,7 @@ def greedy_token(logits: Array) -> Array:
       >>> greedy_token(jnp.array([[0.0, 2.0, 2.0]])).tolist()
       [1]
     """
+    check_vocabulary("logits", logits)
     lead, vocab_size = logits.shape[:-1], logits.shape[-1]
     flat = logits.reshape(-1, vocab_size)
     maxima = block_reduce(lambda x: x.max(axis=-1), flat)

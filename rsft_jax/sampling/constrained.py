@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer
+from rsft_jax.sampling.arguments import check_integer, check_vocabulary
 from rsft_jax.sampling.categorical import (
     categorical_cdf,
     pick_by_mass,
@@ -87,6 +87,7 @@ def constrained_sample(
       Rejection Sampling (2025), sections 3 and 4. Haldane (1945) for the estimate.
     """
     check_key(key)
+    check_vocabulary("logits", logits)
     check_integer("max_checks", max_checks)
     check_integer("num_accepts", num_accepts)
     return _constrained_sample(

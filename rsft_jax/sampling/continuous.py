@@ -1,14 +1,13 @@
 """Accept-reject over any sample space, from any density that a function can evaluate."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer
+from rsft_jax.sampling.arguments import check_integer, check_number
 from rsft_jax.sampling.counting import running_count
 from rsft_jax.sampling.draws import check_key, counter_bits, log_uniform, row_keys, unrolled_key
 from rsft_jax.sampling.rejection import RejectionSample
@@ -91,8 +90,8 @@ def rejection_sample_from(
             "num_samples * max_attempts must be below 2^31; "
             f"got {num_samples} * {max_attempts}: draw in several calls"
         )
-    if isinstance(log_envelope, int | float) and not math.isfinite(log_envelope):
-        raise ValueError(f"log_envelope must be finite (0 < M < inf); got {log_envelope}")
+    if not isinstance(log_envelope, jax.Array):  # on a device: not waited for
+        check_number("log_envelope", log_envelope)
     if method not in ("blocks", "lanes"):
         raise ValueError(f'method must be "blocks" or "lanes"; got {method!r}')
     run = _sample_blocks if method == "blocks" else _sample_lanes

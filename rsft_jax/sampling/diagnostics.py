@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsft_jax.sampling.arguments import check_integer
+from rsft_jax.sampling.arguments import check_between, check_integer, check_number
 from rsft_jax.types import Array, Numeric, record
 
 
@@ -61,8 +61,7 @@ def acceptance_rate(
     accepted, attempts = int(num_accepted), int(num_attempts)
     if not 0 <= accepted <= attempts:
         raise ValueError(f"num_accepted must be in [0, num_attempts]; got {accepted} of {attempts}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be in (0, 1); got {confidence}")
+    check_between("confidence", confidence, 0, 1, bounds="()")
     if attempts == 0:
         return RateInterval(estimate=math.nan, low=0.0, high=1.0)
     tail, rejected = (1 - confidence) / 2, attempts - accepted
@@ -118,9 +117,22 @@ def expected_attempts(log_envelope: Numeric, log_normalizer: Numeric = 0.0) -> A
 def exhaustion_probability(rate: Numeric, max_attempts: int) -> Array:
     """The chance (1 - a)^K that K attempts at rate a accept nothing.
 
-    >>> float(exhaustion_probability(0.5, 3))
-    0.125
+    Args:
+      rate: a, in [0, 1]; any shape, may be traced.
+      max_attempts: K, at least 0.
+
+    Returns:
+      The shape of `rate`.
+
+    Raises:
+      ValueError: if `rate` is a number outside [0, 1], or `max_attempts` no integer >= 0.
+
+    Example:
+      >>> float(exhaustion_probability(0.5, 3))
+      0.125
     """
+    check_between("rate", rate, 0, 1)
+    check_integer("max_attempts", max_attempts, 0)
     return jnp.exp(max_attempts * jnp.log1p(-jnp.asarray(rate, jnp.float32)))
 
 
@@ -214,6 +226,9 @@ def accepted_law_distance(log_ratios: Array, log_envelope: Numeric) -> LawDistan
     Returns:
       A `LawDistance`; all 0 if no ratio exceeds M.
 
+    Raises:
+      ValueError: if `log_envelope` is a number that is NaN or infinite.
+
     Example:
       >>> distance = accepted_law_distance(jnp.log(jnp.array([0.2, 1.8])), 0.0)
       >>> round(float(distance.tv), 4)
@@ -222,6 +237,7 @@ def accepted_law_distance(log_ratios: Array, log_envelope: Numeric) -> LawDistan
     References:
       Eikema et al., An approximate sampler for energy-based models (2022), section 3.2.
     """
+    check_number("log_envelope", log_envelope)
     chex.assert_rank(log_ratios, 1)
     clipped = jnp.minimum(log_ratios, jnp.asarray(log_envelope, log_ratios.dtype))
     log_target = jax.nn.log_softmax(log_ratios)

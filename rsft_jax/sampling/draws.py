@@ -62,7 +62,11 @@ def unrolled_key(key: PRNGKey) -> PRNGKey:
     line of arithmetic, which XLA fuses with what uses the bits. Same algorithm, same counters, so
     `jax.random.normal(unrolled_key(key), shape)` equals `jax.random.normal(key, shape)`.
     A key of another generator is returned as it is.
+
+    Raises:
+      ValueError: if `key` is not a typed key.
     """
+    check_key(key)
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return key
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=_unrolled_threefry())

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.arguments import check_between, check_number, check_vocabulary
 from rsft_jax.sampling.categorical import categorical_cdf
 from rsft_jax.sampling.rejection import computed_dtype, log_ratio_supremum
 from rsft_jax.types import Array, Numeric, record
@@ -24,6 +25,9 @@ def log_envelope_supremum(proposal_logits: Array, target_logits: Array) -> Array
     Returns:
       `[...]` log M >= 0 in nats; +inf where q = 0 < p somewhere, NaN for a row that is no law.
 
+    Raises:
+      ValueError: if the vocabularies differ or are empty.
+
     Example:
       >>> q, p = jnp.zeros(2), jnp.log(jnp.array([0.9, 0.1]))
       >>> round(float(jnp.exp(log_envelope_supremum(q, p))), 6)
@@ -34,6 +38,7 @@ def log_envelope_supremum(proposal_logits: Array, target_logits: Array) -> Array
             "proposal_logits and target_logits must have one vocabulary; got "
             f"{proposal_logits.shape[-1]} and {target_logits.shape[-1]} tokens"
         )
+    check_vocabulary("proposal_logits", proposal_logits)
     chex.assert_equal_shape([proposal_logits, target_logits])
     return _log_envelope_supremum(proposal_logits, target_logits)
 
@@ -100,8 +105,7 @@ def log_envelope_for_rate(log_ratios: Array, rate: Numeric) -> BudgetedEnvelope:
     References:
       Verine et al., Optimal Budgeted Rejection Sampling for Generative Models (2024), section 3.
     """
-    if isinstance(rate, int | float) and not 0 < rate <= 1:
-        raise ValueError(f"rate must be in (0, 1]; got {rate}")
+    check_between("rate", rate, 0, 1, bounds="(]")
     chex.assert_rank(log_ratios, 1)
     return _log_envelope_for_rate(log_ratios, rate)
 
@@ -192,7 +196,8 @@ class EmpiricalEnvelope(NamedTuple):
 
     @staticmethod
     def init(log_envelope: Numeric = -math.inf) -> EmpiricalEnvelopeState:
-        """Returns the state before any ratio; a first guess of log M may be given."""
+        """Returns the state before any ratio; a first guess of log M, not NaN, may be given."""
+        check_number("log_envelope", log_envelope, finite=False)
         return EmpiricalEnvelopeState(
             log_envelope=jnp.asarray(log_envelope, jnp.float32),
             num_seen=jnp.int32(0),

@@ -16,8 +16,14 @@ import math
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rsft_jax.sampling.arguments import check_integer
+from rsft_jax.sampling.arguments import (
+    check_between,
+    check_integer,
+    check_number,
+    check_vocabulary,
+)
 from rsft_jax.sampling.categorical import (
     CategoricalCdf,
     block_reduce,
@@ -99,8 +105,9 @@ def rejection_sample(
       `accepted=False`, `value=-1` and no attempts.
 
     Raises:
-      ValueError: if the vocabularies differ, `max_attempts` < 1, `log_envelope` is a number that
-        is NaN, infinite or negative, or `key` is not a typed key.
+      ValueError: if the vocabularies differ or are empty, `max_attempts` < 1, `log_envelope` is a
+        number that is NaN, infinite or negative, or a NumPy array with a NaN or an infinity, or
+        `key` is not a typed key.
 
     Example:
       >>> q, p = jnp.zeros((1000, 2)), jnp.log(jnp.full((1000, 2), jnp.array([0.9, 0.1])))
@@ -118,17 +125,28 @@ def rejection_sample(
             "proposal_logits and target_logits must have one vocabulary; got "
             f"{proposal_logits.shape[-1:]} and {target_logits.shape[-1:]} tokens"
         )
+    check_vocabulary("proposal_logits", proposal_logits)
     chex.assert_equal_shape([proposal_logits, target_logits])
     check_integer("max_attempts", max_attempts)
-    if isinstance(log_envelope, int | float) and not (
-        log_envelope >= 0 and math.isfinite(log_envelope)
-    ):
-        raise ValueError(
-            "log_envelope given as a number must be finite and >= 0 (M >= 1); "
-            f"got {log_envelope}; pass an array for a budgeted envelope below 1"
-        )
+    _check_envelope(log_envelope)
     return _rejection_sample(
         key, proposal_logits, target_logits, log_envelope, max_attempts=int(max_attempts)
+    )
+
+
+def _check_envelope(log_envelope: Numeric | None) -> None:
+    """Raises ValueError for a bad number or host array; what is on a device shows as data."""
+    if log_envelope is None or isinstance(log_envelope, jax.Array):
+        return
+    if isinstance(log_envelope, np.ndarray):
+        return check_number("log_envelope", log_envelope)
+    check_between(
+        "log_envelope",
+        log_envelope,
+        0,
+        math.inf,
+        bounds="[)",
+        note="(M >= 1), or an array, which may be negative for a budgeted envelope",
     )
 
 

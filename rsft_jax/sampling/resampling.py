@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer
+from rsft_jax.sampling.arguments import check_integer, check_number
 from rsft_jax.sampling.categorical import sample_categorical
 from rsft_jax.sampling.draws import check_key, log_uniform, row_keys, unit_uniform
 from rsft_jax.types import Array, Numeric, PRNGKey, record
@@ -47,6 +47,8 @@ def importance_resample(
     """
     check_key(key)
     check_integer("num", num)
+    if not log_weights.shape or not log_weights.shape[-1]:
+        raise ValueError(f"log_weights must be [..., K] with K >= 1; got {log_weights.shape}")
     available = log_weights.shape[-1]
     if num > available and not replacement:
         raise ValueError(f"num must be in [1, {available}] without replacement; got {num}")
@@ -100,6 +102,9 @@ def rejection_control(key: PRNGKey, log_weights: Array, log_threshold: Numeric) 
     Returns:
       A `ControlledDraws`.
 
+    Raises:
+      ValueError: if `log_threshold` is a number that is NaN, or `key` is not a typed key.
+
     Example:
       >>> kept = rejection_control(jax.random.key(0), jnp.array([3.0, -jnp.inf]), 1.0)
       >>> kept.accepted.tolist(), kept.log_weight.tolist()
@@ -109,6 +114,8 @@ def rejection_control(key: PRNGKey, log_weights: Array, log_threshold: Numeric) 
       Liu, Chen and Wong, Rejection control and sequential importance sampling (1998), section 2.
     """
     check_key(key)
+    if not isinstance(log_threshold, jax.Array):  # on a device: not waited for
+        check_number("log_threshold", log_threshold, finite=False)
     return _rejection_control(key, log_weights, log_threshold)
 
 

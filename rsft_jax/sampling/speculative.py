@@ -11,6 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.arguments import check_integer, check_vocabulary
 from rsft_jax.sampling.categorical import (
     CategoricalCdf,
     block_reduce,
@@ -79,7 +80,8 @@ def speculative_sample(
       the token after the accepted ones is -1.
 
     Raises:
-      ValueError: if the vocabularies differ, `verification` is unknown, or `key` is not typed.
+      ValueError: if the vocabularies differ or are empty, `verification` is unknown, a stop token
+        is no integer >= 0, or `key` is not typed.
 
     Example:
       >>> q, p = jnp.log(jnp.array([[2 / 3, 1 / 3]])), jnp.log(jnp.array([[1 / 3, 2 / 3]]))
@@ -100,6 +102,9 @@ def speculative_sample(
             "draft_logits and target_logits must have one vocabulary; got "
             f"{draft_logits.shape[-1]} and {target_logits.shape[-1]} tokens"
         )
+    check_vocabulary("target_logits", target_logits)
+    stops = tuple(check_integer("stop_token_ids", i, 0, note="each") for i in stop_token_ids)
+    chex.assert_rank(draft_tokens, 2)
     rows, drafts = draft_tokens.shape
     chex.assert_shape(draft_logits, (rows, drafts, None))
     chex.assert_shape(target_logits, (rows, drafts + 1, None))
@@ -109,7 +114,7 @@ def speculative_sample(
         draft_logits,
         target_logits,
         verification=verification,
-        stop_token_ids=tuple(int(i) for i in stop_token_ids),
+        stop_token_ids=stops,
     )
 
 

@@ -19,6 +19,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.arguments import check_between, check_integer, check_vocabulary
 from rsft_jax.sampling.categorical import (
     block_reduce,
     first_true,
@@ -52,8 +53,7 @@ def temperature(logits: Array, value: float) -> Array:
       >>> temperature(jnp.array([1.0, 3.0, 3.0]), 0.0).tolist()
       [-inf, 0.0, -inf]
     """
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"temperature must be a finite number >= 0; got {value}")
+    check_between("temperature", value, 0, math.inf, bounds="[)", note="(0 is greedy)")
     logits = _as_computed(logits)
     if value == 0:
         best = greedy_token(logits)[..., None]
@@ -82,8 +82,7 @@ def top_k(logits: Array, k: int) -> Array:
       >>> top_k(jnp.array([1.0, 3.0, 2.0, 2.0]), 2).tolist()
       [-inf, 3.0, 2.0, -inf]
     """
-    if isinstance(k, bool) or k != int(k) or k < 0:
-        raise ValueError(f"k must be an integer >= 0 (0 is off); got {k}")
+    check_integer("k", k, 0, note="(0 is off)")
     logits = _as_computed(logits)
     vocab_size = logits.shape[-1]
     if k == 0 or k >= vocab_size:
@@ -119,8 +118,7 @@ def top_p(logits: Array, p: float) -> Array:
     References:
       Holtzman et al., The Curious Case of Neural Text Degeneration (2020), section 3.1.
     """
-    if not 0 < p <= 1:
-        raise ValueError(f"p must be in (0, 1] (1 is off); got {p}")
+    check_between("p", p, 0, 1, bounds="(]", note="(1 is off)")
     logits = _as_computed(logits)
     if p == 1:
         return logits
@@ -168,8 +166,7 @@ def min_p(logits: Array, p: float) -> Array:
     References:
       Nguyen et al., Turning Up the Heat: Min-p Sampling (2024), section 3.
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"p must be in [0, 1] (0 is off); got {p}")
+    check_between("p", p, 0, 1, note="(0 is off)")
     logits = _as_computed(logits)
     if p == 0:
         return logits
@@ -205,8 +202,7 @@ def repetition_penalty(logits: Array, seen: Array, penalty: float) -> Array:
     References:
       Keskar et al., CTRL (2019), section 4.1.
     """
-    if not (penalty > 0 and math.isfinite(penalty)):
-        raise ValueError(f"penalty must be a finite number > 0 (1 is off); got {penalty}")
+    check_between("penalty", penalty, 0, math.inf, bounds="()", note="(1 is off)")
     chex.assert_equal_shape([logits, seen])
     logits = _as_computed(logits)
     factor = jnp.asarray(penalty, logits.dtype)
@@ -381,5 +377,6 @@ def _count(mask: Array) -> Array:
 
 
 def _as_computed(logits: Array) -> Array:
-    """Half precision is widened; float32 and float64 stay."""
+    """Half precision is widened; float32 and float64 stay. Refuses an empty vocabulary."""
+    check_vocabulary("logits", logits)
     return logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)

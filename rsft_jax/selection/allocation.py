@@ -1,10 +1,11 @@
 """How many candidates each prompt should get in the next round."""
 
+import math
+
 import chex
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer
-from rsft_jax.selection.arguments import check_number
+from rsft_jax.sampling.arguments import check_between, check_integer, check_number
 from rsft_jax.types import Array
 
 
@@ -58,8 +59,7 @@ def gvm_allocation(
     chex.assert_equal_shape([rates, norms])
     floor = check_integer("floor", floor, minimum=0)
     check_number("alpha", alpha, above=0)
-    if not exponent >= 1:
-        raise ValueError(f"exponent must be >= 1; got {exponent!r}")
+    check_between("exponent", exponent, 1, math.inf, bounds="[)")
     prompts = rates.shape[0]
     if check_integer("budget", budget) < floor * prompts or not prompts:
         raise ValueError(

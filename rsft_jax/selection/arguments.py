@@ -1,6 +1,4 @@
-"""Checks of rule arguments that are numbers on the host, and their form as arrays."""
-
-import math
+"""The arguments of rules as arrays, and as words."""
 
 import chex
 import jax.numpy as jnp
@@ -8,24 +6,6 @@ import numpy as np
 from jax.core import Tracer
 
 from rsft_jax.types import Array, Numeric
-
-
-def check_number(
-    name: str, value: Numeric, *, above: float = -math.inf, finite: bool = True
-) -> None:
-    """Raises ValueError if a number, or one of an array, is NaN, out of range, or infinite.
-
-    Traced values pass: what is wrong with them shows in the result, as data.
-    """
-    if isinstance(value, Tracer):
-        return
-    number = np.asarray(value, np.float64)
-    # Not `number > -inf`: -inf itself may be allowed.
-    out_of_range = np.isnan(number) | ((number <= above) & (above > -math.inf))
-    if np.any(out_of_range | (finite & np.isinf(number))):
-        kind = "finite and " if finite else ""
-        bound = f"> {above:g}" if above > -math.inf else "not NaN"
-        raise ValueError(f"{name} must be {kind}{bound}; got {value!r}")
 
 
 def per_prompt(name: str, value: Numeric, like: Array) -> Array:

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer
+from rsft_jax.sampling.arguments import check_integer, check_number
 from rsft_jax.sampling.counting import running_count
-from rsft_jax.selection.arguments import check_number, label, per_prompt
+from rsft_jax.selection.arguments import label, per_prompt
 from rsft_jax.selection.types import (
     Candidates,
     Decision,

@@ -7,7 +7,7 @@ these rules draws, and none depends on the scale of the rewards.
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer
+from rsft_jax.sampling.arguments import check_between, check_integer
 from rsft_jax.selection.ranks import (
     Scope,
     check_scope,
@@ -113,8 +113,7 @@ def top_fraction(
     References:
       Dong et al., RAFT (2023), https://arxiv.org/abs/2304.06767, algorithm 1 (batch-wide).
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be in (0, 1]; got {fraction!r}")
+    check_between("fraction", fraction, 0, 1, bounds="(]")
     check_scope(scope, axis_name)
 
     def decide(key, candidates: Candidates, scored: Array) -> Decision:
@@ -153,8 +152,7 @@ def quantile(
       >>> quantile(0.5).select(jax.random.key(0), candidates).accepted.astype(int).tolist()
       [[0, 1, 1, 1]]
     """
-    if not 0 <= level <= 1:
-        raise ValueError(f"level must be in [0, 1]; got {level!r}")
+    check_between("level", level, 0, 1)
     check_scope(scope, axis_name)
 
     def decide(key, candidates: Candidates, scored: Array) -> Decision:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.draws import log_uniform, threefry_2x32
+from rsft_jax.sampling.draws import check_key, log_uniform, threefry_2x32
 from rsft_jax.selection.types import Candidates
 from rsft_jax.types import Array, PRNGKey
 
@@ -21,7 +21,11 @@ def candidate_bits(key: PRNGKey, candidates: Candidates) -> Array:
 
     Returns:
       `[P, N, 2]` uint32.
+
+    Raises:
+      ValueError: if `key` is not a typed key.
     """
+    check_key(key)
     prompts, per_prompt = candidates.rewards.shape
     ids = candidates.prompt_ids
     ids = jnp.arange(prompts) if ids is None else jnp.asarray(ids)

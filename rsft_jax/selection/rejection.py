@@ -8,9 +8,9 @@ The rules differ in what they know of p~ / q and in M.
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer
+from rsft_jax.sampling.arguments import check_between, check_integer, check_number
 from rsft_jax.sampling.counting import running_count
-from rsft_jax.selection.arguments import check_number, label, per_prompt
+from rsft_jax.selection.arguments import label, per_prompt
 from rsft_jax.selection.randomness import candidate_log_uniform
 from rsft_jax.selection.ranks import (
     Scope,
@@ -144,8 +144,8 @@ def density_ratio(
         )
     if log_envelope is not None:
         check_number("log_envelope", log_envelope)
-    if rate is not None and not 0 < rate < 1:
-        raise ValueError(f"rate must be in (0, 1); got {rate!r}")
+    if rate is not None:
+        check_between("rate", rate, 0, 1, bounds="()")
     check_scope(scope, axis_name)
 
     def decide(key: PRNGKey, candidates: Candidates, scored: Array) -> Decision:

@@ -1,10 +1,10 @@
 """Rules that accept an event: a reward above a minimum, a correct answer."""
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
-from rsft_jax.selection.arguments import check_number, label, per_prompt
+from rsft_jax.sampling.arguments import check_integer, check_number
+from rsft_jax.selection.arguments import label, per_prompt
 from rsft_jax.selection.types import Candidates, Decision, Law, SelectionRule, make_rule
 from rsft_jax.types import Array, Numeric
 
@@ -89,15 +89,16 @@ def rising_threshold(
     References:
       Gulcehre et al., ReST (2023), https://arxiv.org/abs/2308.08998, section 3 and figure 3.
     """
+    minimums = list(minimums)
+    for i, minimum in enumerate(minimums):
+        check_number(f"minimums[{i}]", minimum)
     values = [float(minimum) for minimum in minimums]
-    increasing = all(a < b for a, b in itertools.pairwise(values))
-    if not values or not increasing or not all(map(math.isfinite, values)):
-        raise ValueError(f"minimums must be finite and strictly increasing; got {values}")
+    if not values or not all(a < b for a, b in itertools.pairwise(values)):
+        raise ValueError(f"minimums must be one or more, strictly increasing; got {values}")
     rules = [rule(value) for value in values]
 
     def schedule(round: int) -> SelectionRule:
-        if round < 1:
-            raise ValueError(f"round must be >= 1; got {round}")
+        check_integer("round", round)
         return rules[min(round, len(rules)) - 1]
 
     return schedule

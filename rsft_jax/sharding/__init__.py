@@ -6,7 +6,14 @@ step then runs on one core, eight devices or many hosts.
 
 from rsft_jax.sharding.collectives import Collective, collectives
 from rsft_jax.sharding.mesh import BATCH_AXES, MESH_AXES, check_batch_size, make_mesh
-from rsft_jax.sharding.processes import process_rows, shard_batch
+from rsft_jax.sharding.processes import (
+    divide_work,
+    from_first,
+    gather,
+    process_rows,
+    replicate,
+    shard_batch,
+)
 from rsft_jax.sharding.rules import (
     RULES,
     TrainShardings,
@@ -23,9 +30,13 @@ __all__ = [
     "TrainShardings",
     "check_batch_size",
     "collectives",
+    "divide_work",
+    "from_first",
+    "gather",
     "logical_axes",
     "make_mesh",
     "process_rows",
+    "replicate",
     "shard_batch",
     "train_shardings",
     "tree_shardings",

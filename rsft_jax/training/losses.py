@@ -28,7 +28,7 @@ from rsft_jax.training.chunks import (
     take,
 )
 from rsft_jax.training.places import completion_places, packed_places, row_places
-from rsft_jax.types import Array, Numeric, Params, record
+from rsft_jax.types import Array, Numeric, Params, PRNGKey, record
 
 NORMALISATIONS = ("token", "sequence")
 _HEAD_MODULES = ("embedder", "head")
@@ -59,7 +59,11 @@ class LossTerms:
 
 
 LossFn = Callable[[Params, Batch | PackedBatch], LossTerms]
-"""(variables of the model, batch) -> sums; the extension point of `make_train_step`."""
+"""(variables of the model, batch) -> sums; the extension point of `make_train_step`.
+
+Beside the collections of the model, the variables may hold "reference" (see `with_reference`) and,
+where something is random, "rngs", a dict of keys as `model.apply` takes it.
+"""
 
 
 def completion_loss(
@@ -143,13 +147,13 @@ def completion_loss(
     def loss(variables: Params, batch: Batch | PackedBatch) -> LossTerms:
         batch = jax.tree.map(jnp.asarray, batch)
         variables = dict(variables)
-        reference = variables.pop("reference", None)
+        reference, rngs = variables.pop("reference", None), variables.pop("rngs", None)
         if kl_weight and reference is None:
             raise ValueError(f"kl_weight = {kl_weight} needs a reference; see with_reference")
         if clip_ratio is not None and batch.log_probs is None:
             raise ValueError(f"clip_ratio = {clip_ratio} needs batches with log_probs")
         places = packed_places(batch) if isinstance(batch, PackedBatch) else row_places(batch)
-        hidden = _hidden_at(model, variables, batch, places.columns)
+        hidden = _hidden_at(model, variables, batch, places.columns, rngs)
         wide = _wide(hidden.dtype)
         trained = places.weights > 0
         num_tokens = jnp.sum(trained, dtype=jnp.int32)
@@ -342,13 +346,18 @@ def _target_log_prob(logits: Array, targets: Array) -> tuple[Array, Array, Array
 
 
 def _hidden_at(
-    model: nn.Module, variables: Params, batch: Batch | PackedBatch, index: Array
+    model: nn.Module,
+    variables: Params,
+    batch: Batch | PackedBatch,
+    index: Array,
+    rngs: Mapping[str, PRNGKey] | None = None,
 ) -> Array:
     """Hidden states `[B, C, D]` that predict the tokens at `index`."""
     chex.assert_equal_shape([batch.tokens, batch.positions])
     inputs = [batch.tokens, batch.positions]
     inputs += [batch.segments] if isinstance(batch, PackedBatch) else []
-    hidden: Any = model.apply(variables, *inputs, method="hidden")
+    keys = {} if rngs is None else {"rngs": rngs}
+    hidden: Any = model.apply(variables, *inputs, method="hidden", **keys)
     return jnp.take_along_axis(hidden, index[:, :, None] - 1, axis=1)
 
 

@@ -74,15 +74,20 @@ def lora(
     rank: int = 16,
     alpha: float = 32.0,
     targets: Collection[str] = ALL_TARGETS,
+    dropout: float = 0.0,
     remat: str = DEFAULT_REMAT,
 ) -> Part:
     """Trains low-rank adapters of the layers' linear maps: W + (alpha / rank) a b.
+
+    With dropout p a training step gives each adapter x m / (1 - p) for its input x, each entry of m
+    being 1 with probability 1 - p and else 0: the mean is x. Everything else sees x.
 
     Args:
       key: random key for `a`, consumed; every split of the same parameters draws the same.
       rank: r, at least 1.
       alpha: alpha / rank scales the adapters.
       targets: names of the adapted modules; see `rsft_jax.models.lora.ALL_TARGETS`.
+      dropout: p, in [0, 1); above 0 the train state needs a key, see `create_train_state`.
       remat: see `all_parameters`.
 
     Returns:
@@ -90,6 +95,8 @@ def lora(
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
     scale = alpha / rank
 
     def split(params: Params) -> tuple[Params, Params]:
@@ -104,7 +111,7 @@ def lora(
         },
         export=lambda trainable, frozen: unstack_layers(merge_lora(frozen, trainable, scale)),
         model=lambda config: dataclasses.replace(
-            config, scan_layers=True, frozen_layers=0, remat=remat
+            config, scan_layers=True, frozen_layers=0, remat=remat, lora_dropout=dropout
         ),
     )
 

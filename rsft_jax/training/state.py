@@ -7,11 +7,23 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from flax.training.train_state import TrainState
+from flax.training import train_state
 
+from rsft_jax.sharding.processes import replicate
 from rsft_jax.sharding.rules import TrainShardings
 from rsft_jax.training.parts import Part
-from rsft_jax.types import Array, Params
+from rsft_jax.types import Array, Params, PRNGKey
+
+
+class TrainState(train_state.TrainState):
+    """Flax's train state, with a random key.
+
+    Attributes:
+      key: what is random in step t draws from `fold_in(key, t)`: a run that goes on from a
+        checkpoint draws what the uninterrupted one draws. None where nothing is random.
+    """
+
+    key: PRNGKey | None = None
 
 
 def create_train_state(
@@ -20,6 +32,7 @@ def create_train_state(
     params: Params,
     tx: optax.GradientTransformation,
     *,
+    key: PRNGKey | None = None,
     shardings: TrainShardings | None = None,
 ) -> tuple[TrainState, Params]:
     """Divides parameters into a train state and the frozen tree that goes with it.
@@ -30,6 +43,7 @@ def create_train_state(
       params: parameters in the unrolled layout. They are left alone: the state owns its arrays,
         because a step donates them.
       tx: the optimizer; build it once.
+      key: random key for dropout, which the state keeps a copy of; a part without needs none.
       shardings: where the arrays go; by default they stay on the default device.
 
     Returns:
@@ -40,24 +54,30 @@ def create_train_state(
     trainable = _own(trainable, params)
     frozen = jax.tree.map(jnp.asarray, frozen)
     if shardings is None:
-        return _create(model, trainable, tx), frozen
+        return _create(model, trainable, tx, key), frozen
     trainable = jax.device_put(trainable, shardings.state.params)
     frozen = jax.device_put(frozen, shardings.frozen)
     # The optimizer's state is born sharded: it never exists whole on one device.
-    create = jax.jit(lambda p: _create(model, p, tx), out_shardings=shardings.state)
-    return create(trainable), frozen
+    create = jax.jit(lambda p, k: _create(model, p, tx, k), out_shardings=shardings.state)
+    key = None if key is None else replicate(shardings.replicated, key)
+    return create(trainable, key), frozen
 
 
 def abstract_train_state(
-    model: nn.Module, part: Part, params: Params, tx: optax.GradientTransformation
+    model: nn.Module,
+    part: Part,
+    params: Params,
+    tx: optax.GradientTransformation,
+    *,
+    key: PRNGKey | None = None,
 ) -> tuple[TrainState, Params]:
     """`create_train_state` in shapes and dtypes alone; `params` may be abstract, too."""
 
-    def create(params: Params) -> tuple[TrainState, Params]:
+    def create(params: Params, key: PRNGKey | None) -> tuple[TrainState, Params]:
         trainable, frozen = part.split(params)
-        return _create(model, trainable, tx), frozen
+        return _create(model, trainable, tx, key), frozen
 
-    return jax.eval_shape(create, params)
+    return jax.eval_shape(create, params, key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +94,11 @@ class _Apply:
         return self.model.apply(*args, **kwargs)
 
 
-def _create(model: nn.Module, trainable: Params, tx: optax.GradientTransformation) -> TrainState:
-    state = TrainState.create(apply_fn=_Apply(model), params=trainable, tx=tx)
+def _create(
+    model: nn.Module, trainable: Params, tx: optax.GradientTransformation, key: PRNGKey | None
+) -> TrainState:
+    key = None if key is None else jnp.copy(key)  # a step donates its state
+    state = TrainState.create(apply_fn=_Apply(model), params=trainable, tx=tx, key=key)
     # Flax starts with a Python 0, which a step gives back as an array: it would compile twice.
     return state.replace(step=jnp.zeros((), jnp.int32))
 

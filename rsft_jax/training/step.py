@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from flax.training.train_state import TrainState
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -17,7 +16,8 @@ from rsft_jax.models.transformer import Layer
 from rsft_jax.sharding.rules import TrainShardings
 from rsft_jax.training.losses import LossFn, LossTerms, completion_loss
 from rsft_jax.training.parts import Part
-from rsft_jax.types import Array, Params, record
+from rsft_jax.training.state import TrainState
+from rsft_jax.types import Array, Params, PRNGKey, record
 
 
 @record
@@ -73,7 +73,8 @@ def make_train_step(
     Args:
       model: the model for training, `Transformer(part.model(config))`.
       part: which part is trained.
-      loss: by default `completion_loss(model)`.
+      loss: by default `completion_loss(model)`. A state with a key gives it the key of the step in
+        the variables, as `{"rngs": {"dropout": key}}`.
       accumulate: how many parts the rows of a batch are divided into, one after the other, to
         save memory; divides the batch size (and its share of each device).
       shardings: where state, frozen tree and batch live; by default on one device.
@@ -88,26 +89,32 @@ def make_train_step(
         raise ValueError(f"accumulate must be at least 1, got {accumulate}")
     loss_fn = completion_loss(model) if loss is None else loss
 
-    def gradient(trainable: Params, frozen: Params, batch: AnyBatch) -> tuple[Params, LossTerms]:
+    def gradient(
+        trainable: Params, frozen: Params, batch: AnyBatch, key: PRNGKey | None
+    ) -> tuple[Params, LossTerms]:
+        rngs = {} if key is None else {"rngs": {"dropout": key}}
+
         def total(trainable: Params) -> tuple[Array, LossTerms]:
-            terms = loss_fn(part.variables(trainable, frozen), batch)
+            terms = loss_fn({**part.variables(trainable, frozen), **rngs}, batch)
             return terms.total, terms
 
         with _rows_divided(shardings):
             return jax.grad(total, has_aux=True)(trainable)
 
     def step(state: TrainState, frozen: Params, batch: AnyBatch) -> tuple[TrainState, StepMetrics]:
+        key = None if state.key is None else jax.random.fold_in(state.key, state.step)
         if accumulate == 1:
-            grads, terms = gradient(state.params, frozen, batch)
+            grads, terms = gradient(state.params, frozen, batch, key)
         else:
-            parts = _split_rows(batch, accumulate)
+            keys = None if key is None else jax.random.split(key, accumulate)
+            parts = (_split_rows(batch, accumulate), keys)
 
-            def add(sums: tuple[Params, LossTerms], part_of_batch: AnyBatch):
-                new = gradient(state.params, frozen, part_of_batch)
+            def add(sums: tuple[Params, LossTerms], part_and_key: tuple[AnyBatch, PRNGKey | None]):
+                new = gradient(state.params, frozen, *part_and_key)
                 return jax.tree.map(jnp.add, sums, new), None
 
             first = jax.tree.map(lambda leaf: leaf[0], parts)
-            shapes = jax.eval_shape(gradient, state.params, frozen, first)
+            shapes = jax.eval_shape(gradient, state.params, frozen, *first)
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             (grads, terms), _ = lax.scan(add, zeros, parts)
         return _apply(state, grads, terms)

@@ -2,7 +2,8 @@
 
     fake_job.py FOLDER BEHAVIOUR KEY=VALUE ...
 
-Behaviours: ok, raise, kill, hang, memory, flaky (fails once), long, slow.
+Behaviours: ok, raise, kill, hang, memory, flaky (fails once), long, slow, silent (no figures),
+rounds (takes long after round 1 where the others take a moment).
 """
 
 import json
@@ -39,10 +40,11 @@ if behaviour == "flaky" and not (path / "tried").exists():
 values = dict(setting.split("=", 1) for setting in settings if "=" in setting)
 beta = float(values.get("selection.beta", "0.1"))
 with (path / "metrics.jsonl").open("w") as file:
-    for round_ in range(4):
+    for round_ in range(0 if behaviour == "silent" else 4):
         score = round_ / 3 * math.exp(-abs(math.log(beta / 0.3)))
         event = {"event": "evaluation", "arm": "policy", "round": round_, "reward_mean": score}
         file.write(json.dumps(event) + "\n")
         file.flush()
-        time.sleep(1.0 if behaviour == "slow" else 0.02)
+        slow = behaviour == "slow" or (behaviour == "rounds" and round_ == 1)
+        time.sleep(1.0 if slow else 0.02)
 (path / "run.json").write_text(json.dumps({"status": "finished"}))

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from rsft_jax.models.lora import ALL_TARGETS, init_lora, merge_lora, scale_lora
-from rsft_jax.models.transformer import Transformer, stack_layers
+from rsft_jax.models.transformer import Dense, Transformer, stack_layers
 from tests.training.toys import CONFIG, make_params
 
 TOKENS = jnp.arange(20, dtype=jnp.int32).reshape(2, 10) * 3
@@ -100,3 +101,75 @@ def test_merge_refuses_adapters_of_another_model():
     lora = init_lora(jax.random.key(0), make_params(), rank=2)
     with pytest.raises(ValueError, match="lora has 'layers_0'"):
         merge_lora({"embedder": {}}, lora)
+
+
+def _dropped(rate, seeds, scan=False):
+    """Logits under many masks, of a model whose adapters change much."""
+    params = make_params()
+    lora = _trained(jax.random.key(4), init_lora(jax.random.key(3), params, rank=4))
+    params, lora = (stack_layers(params), stack_layers(lora)) if scan else (params, lora)
+    model = Transformer(dataclasses.replace(CONFIG, lora_dropout=rate, scan_layers=scan))
+    variables = {"params": params, "lora": lora}
+
+    def logits(key):
+        return model.apply(variables, TOKENS, POSITIONS, rngs={"dropout": key})[0]
+
+    return jax.jit(jax.vmap(logits))(seeds), _logits(variables, model)
+
+
+def test_dropout_of_rate_zero_and_without_a_key_changes_no_bit():
+    params = make_params()
+    lora = _trained(jax.random.key(4), init_lora(jax.random.key(3), params, rank=4))
+    variables, dropping = {"params": params, "lora": lora}, {}
+    for rate in (0.0, 0.5):
+        dropping[rate] = Transformer(dataclasses.replace(CONFIG, lora_dropout=rate))
+    plain = _logits(variables)
+    np.testing.assert_array_equal(_logits(variables, dropping[0.5]), plain)
+    rngs = {"dropout": jax.random.key(8)}
+    for rate, equal in ((0.0, True), (0.5, False)):
+        found = dropping[rate].apply(variables, TOKENS, POSITIONS, rngs=rngs)[0]
+        assert np.array_equal(found, plain) == equal
+
+
+def test_dropout_keeps_the_mean_of_what_an_adapter_adds():
+    # A linear map alone: its output is linear in the mask, so that its mean is the undropped one.
+    rate, draws, width = 0.3, 4000, 8
+    dense = Dense(5, ("embed", "mlp"), jnp.float32, rate)
+    x = jax.random.normal(jax.random.key(0), (3, width))
+    a = jax.random.normal(jax.random.key(1), (width, 2))
+    b = jax.random.normal(jax.random.key(2), (2, 5))
+    variables = {"params": {"kernel": jnp.zeros((width, 5))}, "lora": {"a": a, "b": b}}
+    keys = jax.random.split(jax.random.key(9), draws)
+    found = jax.vmap(lambda key: dense.apply(variables, x, rngs={"dropout": key}))(keys)
+    whole = np.asarray(dense.apply(variables, x))
+    # Each of the entries of x is x m / (1 - p), of variance x^2 p / (1 - p).
+    deviation = np.sqrt(np.square(x) @ np.square(a @ b) * rate / (1 - rate))
+    np.testing.assert_allclose(np.mean(found, axis=0), whole, atol=5 * deviation.max() / 63)
+    np.testing.assert_allclose(np.std(found, axis=0), deviation, rtol=0.08)
+    # The mutant: entries that are dropped and the rest not scaled up.
+    assert np.abs(0.7 * np.mean(found, axis=0) - whole).max() > 10 * deviation.max() / 63
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_dropout_masks_differ_between_keys_layers_and_modules(scan):
+    keys = jax.random.split(jax.random.key(8), 2)
+    found, evaluated = _dropped(0.5, keys, scan)
+    assert jnp.max(jnp.abs(found[0] - found[1])) > 0.01
+    assert jnp.max(jnp.abs(found[0] - evaluated)) > 0.01
+    again, _ = _dropped(0.5, keys, scan)
+    np.testing.assert_array_equal(found, again)
+    seen = []
+
+    def remember(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if isinstance(context.module, nn.Dropout):
+            seen.append(np.asarray(out == 0))
+        return out
+
+    model = Transformer(dataclasses.replace(CONFIG, lora_dropout=0.5))
+    lora = init_lora(jax.random.key(3), make_params(), rank=4)
+    with nn.intercept_methods(remember):
+        model.apply({"params": make_params(), "lora": lora}, TOKENS, POSITIONS,
+                    rngs={"dropout": keys[0]})  # fmt: skip
+    assert len(seen) == 21
+    assert len({mask[..., :16].tobytes() for mask in seen}) == 21

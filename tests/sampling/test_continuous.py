@@ -184,6 +184,7 @@ def test_float64_densities_work():
     ({"num_samples": 2**30}, "below 2"),
     ({"log_envelope": float("nan")}, "log_envelope.*nan"),
     ({"log_envelope": -float("inf")}, "log_envelope.*-inf"),
+    ({"log_envelope": np.float32("nan")}, "log_envelope.*nan"),
     ({"method": "queue"}, "method.*'queue'"),
 ])  # fmt: skip
 def test_bad_arguments_are_refused(options, message):

@@ -36,6 +36,8 @@ def test_unrolled_key_in_float64_and_of_other_generators():
         np.testing.assert_array_equal(fast, jax.random.normal(key, (4,), jnp.float64))
     rbg = jax.random.key(0, impl="rbg")
     assert unrolled_key(rbg) is rbg
+    with pytest.raises(ValueError, match="typed key"):
+        unrolled_key(jax.random.PRNGKey(0))
 
 
 def test_counter_bits_are_the_key_that_fold_in_makes():

@@ -59,7 +59,7 @@ def test_envelope_for_rate_low_rates_are_exact_and_high_ones_say_what_they_reach
     skipped = log_envelope_for_rate(jnp.array([0.0, jnp.nan, 1.0, jnp.nan]), 0.9)
     np.testing.assert_allclose(skipped.rate, 0.9, rtol=1e-5)
     assert np.isnan(log_envelope_for_rate(jnp.full((3,), -jnp.inf), 0.5).log_envelope)
-    for rate in (0, -1, 1.1, float("nan")):
+    for rate in (0, -1, 1.1, float("nan"), np.float32(2), "x"):
         with pytest.raises(ValueError, match="rate must be in"):
             log_envelope_for_rate(log_w, rate)
 
@@ -89,6 +89,11 @@ def test_empirical_envelope_shows_a_late_jump():
     state = envelope.update(state, jnp.array([3.0]))
     assert float(state.late_jump) == 1.0
     assert float(state.last_rise) == 2.5
+
+
+def test_empirical_envelope_refuses_a_first_guess_that_is_none():
+    with pytest.raises(ValueError, match="log_envelope must be a number, not NaN; got nan"):
+        EmpiricalEnvelope().init(float("nan"))
 
 
 def test_repair_weight_makes_accepted_means_those_of_the_target():

@@ -91,6 +91,10 @@ def test_bad_arguments_are_refused():
     for num, replacement in ((0, True), (0, False), (6, False)):
         with pytest.raises(ValueError, match=f"num must be.*{num}"):
             importance_resample(jax.random.key(0), jnp.zeros(5), num, replacement=replacement)
+    with pytest.raises(ValueError, match=r"K >= 1; got \(2, 0\)"):
+        importance_resample(jax.random.key(0), jnp.zeros((2, 0)), 1)
+    with pytest.raises(ValueError, match="log_threshold must be a number, not NaN; got nan"):
+        rejection_control(jax.random.key(0), jnp.zeros(5), float("nan"))
     with pytest.raises(ValueError, match="typed key"):
         importance_resample(0, jnp.zeros(5), 1)
     with pytest.raises(ValueError, match="typed key"):

@@ -238,6 +238,12 @@ def test_bad_arguments_are_refused():
         speculative_sample(jax.random.key(0), drafts, logits[:, :2, :4], logits)
     with pytest.raises(ValueError, match=r"verification.*'tree'"):
         speculative_sample(jax.random.key(0), drafts, logits[:, :2], logits, verification="tree")
+    with pytest.raises(ValueError, match=r"stop_token_ids must be.*each; got 1\.5"):
+        speculative_sample(
+            jax.random.key(0), drafts, logits[:, :2], logits, stop_token_ids=(1, 1.5)
+        )
+    with pytest.raises(ValueError, match=r"target_logits must be.*V >= 1"):
+        speculative_sample(jax.random.key(0), drafts, logits[:, :2, :0], logits[..., :0])
     with pytest.raises(ValueError, match="typed key"):
         speculative_sample(jnp.zeros(2, jnp.uint32), drafts, logits[:, :2], logits)
     with pytest.raises(AssertionError):

@@ -468,7 +468,7 @@ def refused(*words):
     return pytest.raises(ValueError, match=".*".join(re.escape(word) for word in words))
 
 
-@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf"), "1"])
 def test_beta_out_of_range_is_refused(beta):
     for make in (
         statistical_rejection,
@@ -477,8 +477,9 @@ def test_beta_out_of_range_is_refused(beta):
     ):
         with refused("beta", repr(beta)):
             make(beta)
-        with refused("beta"):
-            make(np.array([1.0, beta]))
+        if not isinstance(beta, str):
+            with refused("beta"):
+                make(np.array([1.0, beta]))
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True])
@@ -500,24 +501,25 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: threshold(NAN), "minimum must be not NaN; got nan"),
-        (lambda: statistical_rejection(1.0, max_reward=NAN), "max_reward must be finite"),
-        (lambda: statistical_rejection(1.0, max_reward=INF), "max_reward must be finite"),
+        (lambda: threshold(NAN), "minimum must be a number, not NaN; got nan"),
+        (lambda: statistical_rejection(1.0, max_reward=NAN), "max_reward must be a finite number"),
+        (lambda: statistical_rejection(1.0, max_reward=INF), "max_reward must be a finite number"),
         (lambda: density_ratio(), "log_envelope=None, rate=None"),
         (lambda: density_ratio(log_envelope=0.0, rate=0.5), "log_envelope=0.0, rate=0.5"),
-        (lambda: density_ratio(log_envelope=NAN), "log_envelope must be finite"),
+        (lambda: density_ratio(log_envelope=NAN), "log_envelope must be a finite number"),
         (lambda: density_ratio(rate=0.0), r"rate must be in (0, 1); got 0.0"),
         (lambda: density_ratio(rate=NAN), r"rate must be in (0, 1); got nan"),
         (lambda: density_ratio(rate=1.5), r"rate must be in (0, 1); got 1.5"),
         (lambda: top_fraction(0.0), r"fraction must be in (0, 1]; got 0.0"),
         (lambda: top_fraction(1.01), r"fraction must be in (0, 1]; got 1.01"),
         (lambda: top_fraction(NAN), r"fraction must be in (0, 1]; got nan"),
+        (lambda: top_fraction("x"), r"fraction must be in (0, 1]; got 'x'"),
         (lambda: top_fraction(0.5, "world"), "got 'world'"),
         (lambda: top_fraction(0.5, axis_name="x"), "axis_name is for scope"),
         (lambda: quantile(-0.1), r"level must be in [0, 1]; got -0.1"),
         (lambda: quantile(NAN), r"level must be in [0, 1]; got nan"),
         (lambda: group_filter(1.0, 0.0), "minimum must be < maximum; got 1.0 and 0.0"),
-        (lambda: group_filter(NAN, 1.0), "minimum must be not NaN; got nan"),
+        (lambda: group_filter(NAN, 1.0), "minimum must be a number, not NaN; got nan"),
         (lambda: chain(), "at least one rule"),
         (lambda: make_rule("r", None, law=Law.EXACT, places={"last"}), "got ['last']"),
     ],

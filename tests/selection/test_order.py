@@ -142,14 +142,14 @@ def test_rising_threshold_holds_its_last_bar():
     assert accepted(rising_threshold([0.0, 1.0], rule=quantile)(2), rewards) == [[0, 0, 0, 1]]
 
 
-@pytest.mark.parametrize("minimums", [[], [1.0, 1.0], [2.0, 1.0], [0.0, NAN], [0.0, INF]])
+@pytest.mark.parametrize("minimums", [[], [1.0, 1.0], [2.0, 1.0], [0.0, NAN], [0.0, INF], [None]])
 def test_rising_threshold_must_rise(minimums):
-    with pytest.raises(ValueError, match="strictly increasing"):
+    with pytest.raises(ValueError, match=r"strictly increasing|minimums\[.\] must be a finite"):
         rising_threshold(minimums)
 
 
 def test_rising_threshold_counts_rounds_from_one():
-    with pytest.raises(ValueError, match="round must be >= 1; got 0"):
+    with pytest.raises(ValueError, match="round must be an integer >= 1; got 0"):
         rising_threshold([0.0])(0)
 
 

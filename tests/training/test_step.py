@@ -192,3 +192,40 @@ def test_bfloat16_step_keeps_float32_masters_and_the_loss():
         found.append((float(metrics.loss), float(metrics.grad_norm)))
     np.testing.assert_allclose(found[1], found[0], rtol=0.02)
     assert found[1] != found[0]
+
+
+def _dropout_run(accumulate=1, seeds=(0, 1, 2), state=None, rate=0.5):
+    part = lora(jax.random.key(5), rank=2, dropout=rate)
+    model = Transformer(part.model(CONFIG))
+    key = jax.random.key(6) if rate else None
+    fresh, frozen = create_train_state(model, part, make_params(), SGD, key=key)
+    step = make_train_step(model, part, accumulate=accumulate)
+    state, losses = state or fresh, []
+    for seed in seeds:
+        state, metrics = step(state, frozen, make_batch(seed=seed))
+        losses.append(float(metrics.loss))
+    return state, losses
+
+
+def test_dropout_draws_from_the_state_and_its_step():
+    whole, losses = _dropout_run()
+    again, same = _dropout_run()
+    _assert_equal(_host(whole.params), _host(again.params))
+    assert losses == same
+    # Stopped after the first step and gone on with from what a checkpoint holds.
+    first, _ = _dropout_run(seeds=(0,))
+    resumed, rest = _dropout_run(seeds=(1, 2), state=first)
+    _assert_equal(_host(resumed.params), _host(whole.params))
+    assert rest == losses[1:]
+    # The same batch at another step sees another mask; without dropout it sees none.
+    plain, plain_losses = _dropout_run(rate=0.0)
+    assert plain.key is None
+    assert plain_losses[0] == pytest.approx(losses[0], abs=1e-6)  # b is zero at the start
+    assert abs(plain_losses[2] - losses[2]) > 1e-6
+
+
+def test_parts_of_an_accumulated_batch_see_masks_of_their_own():
+    _, losses = _dropout_run(accumulate=4)
+    _, whole = _dropout_run()
+    assert losses[0] == pytest.approx(whole[0], abs=1e-6)
+    assert losses[2] != whole[2]
