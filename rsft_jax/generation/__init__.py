@@ -1,5 +1,11 @@
 """Autoregressive decoding for any `LogitsFn`: generate, score, and their parts."""
 
+from rsft_jax.generation.accepted import (
+    REASONS,
+    AcceptedCompletions,
+    RewardOfTokens,
+    generate_accepted,
+)
 from rsft_jax.generation.decode import (
     DecodeState,
     Prefix,
@@ -15,6 +21,7 @@ from rsft_jax.generation.generate import generate
 from rsft_jax.generation.law import Context, log_prob, sampling_logits
 from rsft_jax.generation.scoring import score
 from rsft_jax.generation.slots import GenerationProgress
+from rsft_jax.generation.speculative import Draft, ModelDraft, NgramDraft, Speculative
 from rsft_jax.generation.stopping import stop_strings
 from rsft_jax.generation.types import (
     Completions,
@@ -26,19 +33,27 @@ from rsft_jax.generation.types import (
 )
 
 __all__ = [
+    "REASONS",
+    "AcceptedCompletions",
     "Completions",
     "Context",
     "DecodeState",
+    "Draft",
     "GenerationProgress",
+    "ModelDraft",
+    "NgramDraft",
     "Prefix",
     "Prompts",
+    "RewardOfTokens",
     "SamplingParams",
+    "Speculative",
     "as_prompts",
     "check_completions",
     "decode",
     "decode_step",
     "gather",
     "generate",
+    "generate_accepted",
     "init_state",
     "insert",
     "log_prob",

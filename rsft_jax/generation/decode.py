@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rsft_jax.generation.law import Context, draw, log_softmax_at
+from rsft_jax.generation.speculative import Block, Speculative
 from rsft_jax.generation.types import SamplingParams
 from rsft_jax.types import Array, Cache, LogitsFn, Params, PRNGKey, record
 
@@ -52,6 +53,7 @@ class DecodeState:
       keys: `[B]` the candidates' keys.
       active: `[B]` bool, whether the slot still draws.
       length: `[B]` int32, tokens drawn so far.
+      steps: `[B]` int32, calls of the policy that they took.
       tokens: `[B, T]` int32 drawn tokens, -1 after the end.
       log_probs: `[B, T]` their log-probabilities in nats, 0 after the end.
       finished: `[B]` bool, whether a stop token ended the completion.
@@ -67,6 +69,7 @@ class DecodeState:
     keys: PRNGKey
     active: Array
     length: Array
+    steps: Array
     tokens: Array
     log_probs: Array
     finished: Array
@@ -110,6 +113,7 @@ def init_state(
         keys=jax.random.split(key, slots),  # placeholders: insert replaces them before any draw
         active=no,
         length=zeros,
+        steps=zeros,
         tokens=jnp.full((slots, max_new_tokens), -1, jnp.int32),
         log_probs=jnp.zeros((slots, max_new_tokens)),
         finished=no,
@@ -211,6 +215,7 @@ def insert(
         keys=put(state.keys, keys),
         active=put(state.active, True),
         length=put(state.length, 0),
+        steps=put(state.steps, 0),
         tokens=put(state.tokens, -1),
         log_probs=put(state.log_probs, 0.0),
         finished=put(state.finished, False),
@@ -269,39 +274,63 @@ def decode(
 def decode_step(
     params: Params, state: DecodeState, *, logits_fn: LogitsFn, sampling: SamplingParams
 ) -> DecodeState:
-    """Draws one token in every active slot."""
+    """Draws one token in every active slot, or several if the policy is `Speculative`."""
     positions = jnp.where(state.active, state.position, -1)
-    logits, cache = logits_fn(params, state.last_token[:, None], positions[:, None], state.cache)
-    logits = logits[:, 0]
     keys = jax.vmap(jax.random.fold_in)(state.keys, state.length)
     context = Context(state.length, state.seen, state.allowed)
-    token, log_prob = draw(keys, logits, sampling, context)
-    failed = state.active & (token < 0)
-    drawn = state.active & ~failed
-    stopped = drawn & jnp.isin(token, jnp.asarray(sampling.stop_token_ids, jnp.int32))
-    length = state.length + drawn.astype(jnp.int32)
-    rows = jnp.arange(token.shape[0], dtype=jnp.int32)
-    column = jnp.where(drawn, state.length, state.tokens.shape[1])
+    both = state.policy_log_probs is not None
+    if isinstance(logits_fn, Speculative):
+        block, cache = logits_fn.draw(
+            params, keys, state.last_token, positions, state.cache, sampling, context,
+            policy_log_probs=both,
+        )  # fmt: skip
+    else:
+        logits, cache = logits_fn(
+            params, state.last_token[:, None], positions[:, None], state.cache
+        )
+        logits = logits[:, 0]
+        token, log_prob = draw(keys, logits, sampling, context)
+        policy = log_softmax_at(logits, jnp.maximum(token, 0))[:, None] if both else None
+        block = Block(token[:, None], log_prob[:, None], policy)
+    return _append(state, cache, block, sampling)
+
+
+def _append(
+    state: DecodeState, cache: Cache, block: Block, sampling: SamplingParams
+) -> DecodeState:
+    """Puts a block of tokens behind those of each active slot."""
+    places = jnp.arange(block.tokens.shape[1], dtype=jnp.int32)[None, :]
+    room = sampling.max_new_tokens - state.length
+    drawn = state.active[:, None] & (block.tokens >= 0) & (places < room[:, None])
+    count = drawn.sum(axis=1, dtype=jnp.int32)
+    stop = drawn & jnp.isin(block.tokens, jnp.asarray(sampling.stop_token_ids, jnp.int32))
+    stopped = stop.any(axis=1)
+    length = state.length + count
+    rows = jnp.arange(count.shape[0], dtype=jnp.int32)[:, None]
+    columns = jnp.where(drawn, state.length[:, None] + places, state.tokens.shape[1])
 
     def write(old: Array, new: Array) -> Array:
-        return old.at[rows, column].set(new.astype(old.dtype), mode="drop")
+        return old.at[rows, columns].set(new.astype(old.dtype), mode="drop")
 
     policy, seen = state.policy_log_probs, state.seen
-    if policy is not None:
-        policy = write(policy, log_softmax_at(logits, jnp.maximum(token, 0)))
+    if policy is not None and block.policy_log_probs is not None:
+        policy = write(policy, block.policy_log_probs)
     if seen is not None:
-        seen = seen.at[rows, jnp.where(drawn, token, seen.shape[1])].set(True, mode="drop")
+        ids = jnp.where(drawn, block.tokens, seen.shape[1])
+        seen = seen.at[rows, ids].set(True, mode="drop")
+    newest = jnp.take_along_axis(block.tokens, jnp.maximum(count - 1, 0)[:, None], axis=1)[:, 0]
     return DecodeState(
         cache=cache,
-        last_token=jnp.where(drawn, token, state.last_token),
-        position=state.position + drawn.astype(jnp.int32),
+        last_token=jnp.where(count > 0, newest, state.last_token),
+        position=state.position + count,
         keys=state.keys,
-        active=drawn & ~stopped & (length < sampling.max_new_tokens),
+        active=(count > 0) & ~stopped & (length < sampling.max_new_tokens),
         length=length,
-        tokens=write(state.tokens, token),
-        log_probs=write(state.log_probs, log_prob),
+        steps=state.steps + state.active.astype(jnp.int32),
+        tokens=write(state.tokens, block.tokens),
+        log_probs=write(state.log_probs, block.log_probs),
         finished=state.finished | stopped,
-        failed=state.failed | failed,
+        failed=state.failed | (state.active & (count == 0)),
         policy_log_probs=policy,
         seen=seen,
         allowed=state.allowed,

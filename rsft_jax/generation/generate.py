@@ -163,10 +163,12 @@ def check_request(
     sampling: SamplingParams,
     slots: int | None,
     max_length: int | None,
+    *,
+    count: str = "num_candidates",
 ) -> None:
-    """Raises ValueError for counts, prompts and lengths that cannot be."""
+    """Raises ValueError for counts, prompts and lengths that cannot be; `count` names N."""
     if num_candidates < 1:
-        raise ValueError(f"num_candidates must be at least 1, got {num_candidates}")
+        raise ValueError(f"{count} must be at least 1, got {num_candidates}")
     if slots is not None and slots < 1:
         raise ValueError(f"slots must be at least 1 or None, got {slots}")
     try:
@@ -249,5 +251,6 @@ def _all_at_once(
         finished=state.finished,
         failed=state.failed,
         policy_log_probs=state.policy_log_probs,
+        steps=state.steps,
     )
     return jax.tree.map(lambda leaf: leaf.reshape(count, candidates, *leaf.shape[1:]), completions)

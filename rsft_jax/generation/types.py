@@ -30,7 +30,7 @@ class SamplingParams:
       top_p: keep the most probable tokens until their mass reaches this; 1 keeps all.
       min_p: keep tokens at least this times as probable as the best; 0 keeps all.
       stop_token_ids: ids that end a completion.
-      min_new_tokens: shortest completion; no stop token is drawn before so many tokens.
+      min_new_tokens: no stop token is drawn before so many other tokens.
       repetition_penalty: makes the tokens of the prompt and of the completion so far less
         probable, see `rsft_jax.sampling.repetition_penalty`; 1 is off.
     """
@@ -96,6 +96,8 @@ class Completions:
         masked); the completion then ends before that token. `check_completions` raises for it.
       policy_log_probs: `[P, N, T]` log-probability in nats of each token under the policy itself,
         the softmax of its logits as they are; None unless asked for.
+      steps: `[P, N]` int32 calls of the policy that the completion took: its length, or less with
+        `Speculative`. None if not known.
     """
 
     tokens: Array
@@ -104,6 +106,7 @@ class Completions:
     finished: Array
     failed: Array
     policy_log_probs: Array | None = None
+    steps: Array | None = None
 
 
 def check_completions(completions: Completions) -> None:

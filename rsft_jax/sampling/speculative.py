@@ -66,7 +66,8 @@ def speculative_sample(
     argmax. B is sequences, G draft tokens, V vocabulary.
 
     Args:
-      key: a typed key, consumed. Sequence i uses `fold_in(key, i)` and no other.
+      key: a typed key, consumed: sequence i uses `fold_in(key, i)` and no other. Or `[B]` keys, one
+        for each sequence.
       draft_tokens: `[B, G]` int32, drawn from the draft; from the first negative one on a row
         is padding, and has that many fewer drafts. G may be 0: plain sampling.
       draft_logits: `[B, G, V]` unnormalised log q, as sampled (after temperature and top-p).
@@ -94,7 +95,10 @@ def speculative_sample(
       Leviathan et al., Fast Inference from Transformers via Speculative Decoding (2023), section 2.
       Sun et al., Block Verification Accelerates Speculative Decoding (2024), algorithm 2.
     """
-    check_key(key)
+    rows, drafts = draft_tokens.shape
+    if getattr(key, "shape", ()) != (rows,):
+        check_key(key)
+        key = row_keys(key, rows)
     if verification not in ("token", "block"):
         raise ValueError(f'verification must be "token" or "block"; got {verification!r}')
     if draft_logits.shape[-1] != target_logits.shape[-1]:
@@ -105,7 +109,6 @@ def speculative_sample(
     check_vocabulary("target_logits", target_logits)
     stops = tuple(check_integer("stop_token_ids", i, 0, note="each") for i in stop_token_ids)
     chex.assert_rank(draft_tokens, 2)
-    rows, drafts = draft_tokens.shape
     chex.assert_shape(draft_logits, (rows, drafts, None))
     chex.assert_shape(target_logits, (rows, drafts + 1, None))
     return _speculative_sample(
@@ -120,13 +123,13 @@ def speculative_sample(
 
 @functools.partial(jax.jit, static_argnames=("verification", "stop_token_ids"))
 def _speculative_sample(
-    key, draft_tokens, draft_logits, target_logits, *, verification, stop_token_ids
+    keys, draft_tokens, draft_logits, target_logits, *, verification, stop_token_ids
 ):
     (rows, drafts), vocab_size = draft_tokens.shape, target_logits.shape[-1]
     target = target_logits.astype(jnp.float32).reshape(-1, vocab_size)
     draft = draft_logits.astype(jnp.float32).reshape(-1, vocab_size)
     target_cdf = categorical_cdf(target)
-    bits = jax.vmap(lambda k: jax.random.bits(k, (drafts + 1, 2), jnp.uint32))(row_keys(key, rows))
+    bits = jax.vmap(lambda key: jax.random.bits(key, (drafts + 1, 2), jnp.uint32))(keys)
     if drafts == 0:
         token = draw_from_cdf(target_cdf, target, unit_uniform(bits[:, 0]))
         return _assemble(draft_tokens, jnp.zeros((rows,), jnp.int32), token, stop_token_ids)

@@ -85,5 +85,10 @@ def chain(*rules: SelectionRule) -> SelectionRule:
         law = Law.HEURISTIC
     places = frozenset().union(*(rule.places for rule in rules))
     return SelectionRule(
-        jax.jit(select), law, needs, tuple(name for n in names for name in n), places
+        jax.jit(select),
+        law,
+        needs,
+        tuple(name for n in names for name in n),
+        places,
+        separable=all(rule.separable for rule in rules),
     )

@@ -89,7 +89,8 @@ def statistical_rejection(beta: Numeric, max_reward: Numeric | None = None) -> S
 
     law = Law.CONSISTENT if max_reward is None else Law.EXACT
     bound = "" if max_reward is None else f", max_reward={label(max_reward)}"
-    return make_rule(f"statistical_rejection(beta={label(beta)}{bound})", decide, law=law)
+    name = f"statistical_rejection(beta={label(beta)}{bound})"
+    return make_rule(name, decide, law=law, separable=max_reward is not None)
 
 
 def density_ratio(
@@ -166,7 +167,11 @@ def density_ratio(
     law = Law.EXACT if rate is None else Law.CONSISTENT
     chosen = f"rate={rate:g}" if log_envelope is None else f"log_envelope={label(log_envelope)}"
     return make_rule(
-        f"density_ratio({chosen})", decide, law=law, needs={"log_proposal", "log_target"}
+        f"density_ratio({chosen})",
+        decide,
+        law=law,
+        needs={"log_proposal", "log_target"},
+        separable=rate is None,
     )
 
 

@@ -38,7 +38,7 @@ def threshold(minimum: Numeric) -> SelectionRule:
         rewards = candidates.rewards
         return Decision(rewards >= per_prompt("minimum", minimum, rewards))
 
-    return make_rule(f"threshold({label(minimum)})", decide, law=Law.EXACT)
+    return make_rule(f"threshold({label(minimum)})", decide, law=Law.EXACT, separable=True)
 
 
 def correct() -> SelectionRule:
@@ -59,7 +59,7 @@ def correct() -> SelectionRule:
     def decide(key, candidates: Candidates, scored: Array) -> Decision:
         return Decision(candidates.rewards >= 0.5)
 
-    return make_rule("correct", decide, law=Law.EXACT)
+    return make_rule("correct", decide, law=Law.EXACT, separable=True)
 
 
 def rising_threshold(

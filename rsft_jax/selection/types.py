@@ -102,6 +102,9 @@ class SelectionRule(NamedTuple):
       places: how the places of candidates count: "ties" where it accepts some of equal candidates,
         by their place, and rejects others; "first" where it accepts by place alone. The second
         behind the first is another law than either states, which `chain` reports.
+      separable: whether the verdict on a candidate hangs on it and the key alone, and not on the
+        others of its prompt. Then candidates can be judged as they come, and drawing can stop as
+        soon as enough are accepted (`rsft_jax.generation.generate_accepted`).
     """
 
     select: SelectFn
@@ -109,6 +112,7 @@ class SelectionRule(NamedTuple):
     needs: frozenset[str] = frozenset()
     stages: tuple[str, ...] = ()
     places: frozenset[str] = frozenset()
+    separable: bool = False
 
 
 class Decision(NamedTuple):
@@ -132,6 +136,7 @@ def make_rule(
     law: Law,
     needs: Iterable[str] = (),
     places: Iterable[str] = (),
+    separable: bool = False,
 ) -> SelectionRule:
     """Makes a rule of a function that decides; this is how the rules here are written.
 
@@ -145,6 +150,7 @@ def make_rule(
       law: what its docstring can promise.
       needs: optional fields of `Candidates` that it reads.
       places: "ties" or "first", or both; see `SelectionRule`.
+      separable: whether it judges each candidate by itself; see `SelectionRule`.
 
     Returns:
       The rule.
@@ -177,7 +183,7 @@ def make_rule(
             rejected_by=jnp.where(scored, jnp.where(accepted, -1, 0), -2).astype(jnp.int32),
         )
 
-    return SelectionRule(jax.jit(select), law, needed, (name,), places)
+    return SelectionRule(jax.jit(select), law, needed, (name,), places, separable)
 
 
 def is_scored(candidates: Candidates) -> Array:

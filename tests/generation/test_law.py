@@ -53,7 +53,25 @@ def _min_p(share):
     return lambda p: np.where(p >= share * p.max(), p, 0) / p[p >= share * p.max()].sum()
 
 
+def _penalised(penalty):
+    # All logits are log-probabilities, so never positive: the penalty is an exponent.
+    def context(prefix, p):
+        p = np.where(np.isin(np.arange(5), prefix), p**penalty, p)
+        return p / p.sum()
+
+    return context
+
+
+def _without(tokens, before=99):
+    def context(prefix, p):
+        p = np.where(np.isin(np.arange(5), tokens) & (len(prefix) < before), 0, p)
+        return p / p.sum()
+
+    return context
+
+
 BASE = SamplingParams(max_new_tokens=3)
+STOPS = dataclasses.replace(BASE, stop_token_ids=(1, 4))
 LAWS = {
     "plain": (BASE, {}),
     "temperature 0.5": (
@@ -70,6 +88,18 @@ LAWS = {
     ),
     "stop tokens": (dataclasses.replace(BASE, stop_token_ids=(1, 4)), {"stop": (1, 4)}),
     "one token": (SamplingParams(max_new_tokens=1), {"max_new_tokens": 1}),
+    "repetition penalty": (
+        dataclasses.replace(BASE, repetition_penalty=1.7),
+        {"context": _penalised(1.7)},
+    ),
+    "penalty, then temperature": (
+        dataclasses.replace(BASE, repetition_penalty=1.7, temperature=0.6),
+        {"context": _penalised(1.7), "transform": _tempered(0.6)},
+    ),
+    "fewest tokens": (
+        dataclasses.replace(STOPS, min_new_tokens=1),
+        {"stop": (1, 4), "context": _without((1, 4), before=1)},
+    ),
 }
 # What each law is mistaken for when the transform or the stop rule is forgotten or wrong.
 MUTANTS = {
@@ -82,6 +112,11 @@ MUTANTS = {
     "all in order": {"transform": lambda p: _tempered(2)(_min_p(0.3)(_top_p(0.9)(_top_k(4)(p))))},
     "stop tokens": {"stop": (1,)},
     "one token": {"transform": _tempered(1.1), "max_new_tokens": 1},
+    "repetition penalty": {"context": lambda prefix, p: _penalised(1.7)(prefix[-1:], p)},
+    "penalty, then temperature": {
+        "context": lambda prefix, p: _penalised(1.7)(prefix, _tempered(0.6)(p)),
+    },
+    "fewest tokens": {"stop": (1, 4), "context": _without((1, 4), before=2)},
 }
 
 

@@ -36,13 +36,18 @@ class ToyLogits:
         return jnp.pad(out, ((0, 0), (0, 0), (0, 5)), constant_values=-jnp.inf), cache
 
 
-def enumerate_law(toy, transform=lambda p: p, stop=(), max_new_tokens=3):
-    """Every completion and its probability; `transform` maps the next-token law of each prefix."""
+def enumerate_law(
+    toy, transform=lambda p: p, stop=(), max_new_tokens=3, context=lambda prefix, p: p
+):
+    """Every completion and its probability.
+
+    `context` maps the next-token law given the prefix, `transform` what comes of it.
+    """
     law, open_ = {}, {(): 1.0}
     for _ in range(max_new_tokens):
         longer = {}
         for prefix, mass in open_.items():
-            for token, prob in enumerate(transform(toy.next_law(prefix))):
+            for token, prob in enumerate(transform(context(prefix, toy.next_law(prefix)))):
                 if mass * prob > 0:
                     target = law if token in stop else longer
                     target[(*prefix, token)] = mass * prob

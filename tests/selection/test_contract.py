@@ -536,3 +536,19 @@ def test_tiny_beta_is_the_limit_of_best_of_n():
         selection = statistical_rejection(beta).select(KEY, candidates)
         assert selection.accepted.astype(int).tolist() == [[0, 1, 0, 1], [0, 1, 0, 0]]
         assert selection.accept_prob.tolist() == [[0, 1, 0, 1], [0, 1, 0, 0]]
+
+
+@each(RULES)
+def test_a_rule_is_separable_exactly_if_the_others_do_not_change_a_verdict(rule):
+    # Candidates are hidden one after the other; the verdict on those left must stay.
+    candidates = make_candidates()
+    whole = rule.select(KEY, candidates)
+    same = True
+    for hidden in range(N):
+        valid = np.array(candidates.valid)
+        valid[:, hidden] = False
+        part = rule.select(KEY, candidates.replace(valid=valid))
+        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(part)):
+            same &= bool((np.asarray(a)[valid] == np.asarray(b)[valid]).all())
+    everything = stage_names(rule) == (f"top_k({N})",)  # all of them, whichever are hidden
+    assert same == (rule.separable or everything)

@@ -1,0 +1,328 @@
+"""Drawing until each prompt has the accepted samples that it needs, and no further."""
+
+import concurrent.futures
+from collections.abc import Callable, Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from rsft_jax.generation.decode import InitCacheFn
+from rsft_jax.generation.generate import candidate_keys, check_request, make_policy
+from rsft_jax.generation.slots import Drawn, GenerationProgress, Request, StopFn, Table, run_slots
+from rsft_jax.generation.types import Completions, Prompts, SamplingParams, as_prompts
+from rsft_jax.selection import Candidates, Selection, SelectionRule, stage_names
+from rsft_jax.types import Array, LogitsFn, Params, PRNGKey, record
+
+RewardOfTokens = Callable[[np.ndarray, Sequence[np.ndarray]], np.ndarray]
+"""`reward(prompts[E], tokens[E][t]) -> [E]`: rewards of candidates of these prompts; NaN for what
+could not be scored."""
+
+REASONS = ("accepted", "candidates", "tokens")
+"""Why drawing for a prompt ended: it has its accepted samples, or a budget was used up."""
+
+
+@record
+class AcceptedCompletions:
+    """What was drawn until it was enough; P prompts, at most N candidates each.
+
+    Candidates are judged in their order, so those that count are the first `tried` of each prompt;
+    what stands behind them is empty and invalid.
+
+    Attributes:
+      completions: `[P, N, ...]`.
+      rewards: `[P, N]`, NaN where not tried.
+      selection: `[P, N]` the rule's verdict; rejected where not tried.
+      tried: `[P]` int32 candidates up to the last accepted one that was needed, that one included.
+      rate: `[P]` unbiased estimate of the acceptance rate: (m - 1) / (tried - 1) where the m wanted
+        were accepted (for m = 1: whether the first was), accepted / tried where N did not suffice.
+      reason: `[P]` int32 index in `REASONS`.
+      drawn_tokens: tokens drawn in all, those of candidates that were dropped included.
+    """
+
+    completions: Completions
+    rewards: Array
+    selection: Selection
+    tried: Array
+    rate: Array
+    reason: Array
+    drawn_tokens: Array
+
+
+def generate_accepted(
+    key: PRNGKey,
+    logits_fn: LogitsFn,
+    params: Params,
+    prompts: Prompts | Array | np.ndarray | Sequence[Sequence[int]],
+    *,
+    reward: RewardOfTokens,
+    rule: SelectionRule,
+    num_accepted: int,
+    max_candidates: int,
+    max_tokens: int | None = None,
+    sampling: SamplingParams,
+    slots: int,
+    init_cache: InitCacheFn | None = None,
+    prompt_ids: Array | np.ndarray | Sequence[int] | None = None,
+    max_length: int | None = None,
+    allowed_tokens: Array | np.ndarray | None = None,
+    stop: StopFn | None = None,
+    sharding: NamedSharding | None = None,
+    on_progress: Callable[[GenerationProgress], None] | None = None,
+) -> AcceptedCompletions:
+    """Draws candidates for each prompt until `num_accepted` of them are accepted.
+
+    The result is that of drawing `max_candidates` for every prompt with `generate`, judging all,
+    and keeping each prompt's first `num_accepted`; but what lies behind them is not drawn, or not
+    to its end. Candidates are judged in the order of their numbers and not in that in which they
+    end: short completions end first, and taking those would change the law.
+
+    Law: each accepted sample follows the rule's law, as if all had been drawn; their number per
+    prompt is what is bounded. `tried` is negative binomial, cut at N. If `max_tokens` ends the
+    call, the last candidates of the prompts with reason "tokens" lean to the short.
+
+    Rewards are computed on the host, in a thread, while the device decodes. Free slots go to
+    candidates that are needed whatever the verdicts will be (no more in flight than are missing);
+    only when no prompt has any left, to those that are needed on average, at the acceptance rate
+    seen so far.
+
+    Args:
+      key: random key, consumed; split into one for drawing and one for the rule, as
+        `rsft_jax.rounds.collect` does.
+      logits_fn, params, prompts, sampling, init_cache, prompt_ids, slots, max_length,
+        allowed_tokens, stop, sharding, on_progress: as in `generate`; `slots` is needed.
+      reward: scores candidates; see `RewardOfTokens`. An exception in it is raised here.
+      rule: a separable rule that needs no `log_target` or `fingerprint`.
+      num_accepted: m, accepted samples wanted for each prompt, at least 1.
+      max_candidates: N, the budget of candidates for each prompt, at least m.
+      max_tokens: the budget of tokens for the whole call, never exceeded; None for none.
+
+    Returns:
+      An `AcceptedCompletions`. A prompt that has fewer than m is no error: `reason` says why.
+
+    Raises:
+      ValueError: for a bad argument; for a rule that is not separable.
+
+    Example:
+      >>> from rsft_jax.selection import threshold
+      >>> fair = lambda params, tokens, positions, cache: (jnp.zeros((*tokens.shape, 2)), cache)
+      >>> out = generate_accepted(
+      ...     jax.random.key(0), fair, None, [[0], [1]], num_accepted=2, max_candidates=20, slots=4,
+      ...     reward=lambda prompts, tokens: np.array([t.sum() for t in tokens]),
+      ...     rule=threshold(1), sampling=SamplingParams(max_new_tokens=1))
+      >>> out.selection.accepted.sum(axis=1).tolist(), [REASONS[i] for i in out.reason]
+      ([2, 2], ['accepted', 'accepted'])
+
+    References:
+      Haldane, On a method of estimating frequencies (1945): the unbiased rate.
+      Girshick, Mosteller and Savage, Unbiased estimates for certain binomial sampling problems
+      (1946): that it stays unbiased with a budget.
+    """
+    prompts = as_prompts(prompts)
+    check_request(prompts, max_candidates, sampling, slots, max_length, count="max_candidates")
+    if not 1 <= num_accepted <= max_candidates:
+        raise ValueError(
+            f"num_accepted must be in [1, max_candidates = {max_candidates}], got {num_accepted}"
+        )
+    if max_tokens is not None and max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1 or None, got {max_tokens}")
+    if not rule.separable:
+        raise ValueError(
+            "rule must judge each candidate by itself (separable), such as threshold, correct or "
+            f"statistical_rejection with max_reward; got {' then '.join(stage_names(rule))}"
+        )
+    if missing := rule.needs - {"log_proposal"}:
+        raise ValueError(f"rule needs {sorted(missing)}, which candidates being drawn do not have")
+    count = prompts.tokens.shape[0]
+    draw_key, select_key = jax.random.split(key)
+    keys = candidate_keys(draw_key, prompts, prompt_ids, max_candidates)
+    if allowed_tokens is not None:
+        chex.assert_rank(allowed_tokens, {1, 2})
+        allowed_tokens = np.broadcast_to(
+            np.asarray(allowed_tokens, bool), (count, allowed_tokens.shape[-1])
+        )
+    judge = _Judge(rule, select_key, prompt_ids, count, max_candidates)
+    table = Table(count * max_candidates, sampling.max_new_tokens, policy_log_probs=False)
+    with _UntilAccepted(table, judge, reward, num_accepted) as queue:
+        last = run_slots(
+            make_policy(logits_fn, params, init_cache),
+            Request(prompts, keys, sampling, allowed_tokens, stop=stop),
+            queue,
+            slots=slots if sharding is not None else min(slots, count * max_candidates),
+            prompts_at_once=min(count, -(-slots // num_accepted)),
+            max_tokens=max_tokens,
+            sharding=sharding,
+            on_progress=on_progress,
+        )
+        queue.judge_all()
+    return _result(table, judge, num_accepted, last.tokens)
+
+
+class _Judge:
+    """The verdicts on the candidates that are scored so far, `[P, N]`."""
+
+    def __init__(
+        self,
+        rule: SelectionRule,
+        key: PRNGKey,
+        prompt_ids: Array | np.ndarray | Sequence[int] | None,
+        count: int,
+        num: int,
+    ):
+        self._rule, self._key = rule, key
+        self._ids = None if prompt_ids is None else jnp.asarray(prompt_ids)
+        self.rewards = np.full((count, num), np.nan, np.float32)
+        self.valid = np.zeros((count, num), bool)
+        self.log_proposal = np.zeros((count, num), np.float32)
+        self.scored = np.zeros((count, num), bool)
+        self.accepted = np.zeros((count, num), bool)
+
+    def score(self, drawn: Drawn, rewards: np.ndarray) -> None:
+        """Takes in rewards; `accepted` is brought up to date by `select`."""
+        at = np.unravel_index(drawn.numbers, self.scored.shape)
+        self.rewards[at] = rewards
+        self.valid[at] = ~drawn.fields["failed"]
+        self.log_proposal[at] = drawn.fields["log_probs"].sum(axis=-1)
+        self.scored[at] = True
+
+    def select(self) -> Selection:
+        """The rule's verdict; as it is separable, it stays what it is when more are scored."""
+        candidates = Candidates(
+            rewards=jnp.asarray(self.rewards),
+            valid=jnp.asarray(self.valid),
+            log_proposal=jnp.asarray(self.log_proposal),
+            prompt_ids=self._ids,
+        )
+        selection = self._rule.select(self._key, candidates)
+        self.accepted = np.array(selection.accepted)
+        return selection
+
+    def tried(self, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        """Candidates that count, `[P]`, and whether the wanted ones are among them, `[P]`."""
+        judged = np.cumprod(self.scored, axis=1).astype(bool)  # no gap before them
+        number = np.cumsum(self.accepted & judged, axis=1)
+        enough = number[:, -1] >= wanted
+        return np.where(enough, (number < wanted).sum(axis=1) + 1, judged.sum(axis=1)), enough
+
+
+class _UntilAccepted:
+    """The queue of `generate_accepted`."""
+
+    def __init__(self, table: Table, judge: _Judge, reward: RewardOfTokens, wanted: int):
+        self._table, self._judge, self._reward, self._wanted = table, judge, reward, wanted
+        count, self._num = judge.scored.shape
+        self._started = np.zeros(count, int)
+        self._ended = np.zeros((count, self._num), bool)
+        self._done = np.zeros(count, bool)
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "reward")
+        self._scoring: list[tuple[Drawn, concurrent.futures.Future]] = []
+
+    def __enter__(self) -> "_UntilAccepted":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def take(self, free: int) -> np.ndarray:
+        self._take_in(wait=False)
+        known = self._judge.accepted.sum(axis=1)
+        open_ = self._started - self._judge.scored.sum(axis=1)
+        missing = self._wanted - known
+        taken = self._start(missing - open_, free)
+        if taken.size < free:
+            # Nothing more is needed for certain. What is needed on average comes next.
+            scored, accepted = self._judge.scored.sum(), known.sum()
+            rate = (accepted + 1) / (scored + 2)
+            open_ = self._started - self._judge.scored.sum(axis=1)
+            more = self._start((missing / rate).astype(int) - open_, free - taken.size)
+            taken = np.sort(np.concatenate([taken, more]))
+        return taken
+
+    def _start(self, wanted: np.ndarray, free: int) -> np.ndarray:
+        """Starts up to `wanted[P]` candidates, the first prompts first, `free` in all."""
+        room = np.clip(wanted, 0, self._num - self._started)
+        room[self._done] = 0
+        before = np.cumsum(room) - room
+        room = np.clip(free - before, 0, room)
+        first = np.arange(room.size) * self._num + self._started
+        self._started += room
+        within = np.arange(room.sum()) - np.repeat(np.cumsum(room) - room, room)
+        return np.repeat(first, room) + within
+
+    def ended(self, drawn: Drawn) -> None:
+        self._table.put(drawn)
+        prompts = drawn.numbers // self._num
+        self._ended[prompts, drawn.numbers % self._num] = True
+        tokens = [t[:n] for t, n in zip(drawn.fields["tokens"], drawn.fields["lengths"])]
+        self._scoring.append((drawn, self._pool.submit(self._reward, prompts, tokens)))
+
+    def _take_in(self, *, wait: bool) -> None:
+        # In two lists at once: a future may be done by the time of a second look.
+        ready, waiting = [], []
+        for pair in self._scoring:
+            (ready if wait or pair[1].done() else waiting).append(pair)
+        for drawn, future in ready:
+            rewards = np.asarray(future.result(), np.float32)
+            if rewards.shape != drawn.numbers.shape:
+                raise ValueError(
+                    f"reward must return {drawn.numbers.shape} values, got shape {rewards.shape}"
+                )
+            self._judge.score(drawn, rewards)
+        if ready:
+            self._scoring = waiting
+            self._judge.select()
+            tried, enough = self._judge.tried(self._wanted)
+            self._done = enough | (tried == self._num)
+
+    def judge_all(self) -> None:
+        """Waits for the rewards of what has ended."""
+        self._take_in(wait=True)
+
+    def unwanted(self) -> np.ndarray:
+        self._take_in(wait=False)
+        started = np.arange(self._num) < self._started[:, None]
+        return np.flatnonzero(started & ~self._ended & self._done[:, None])
+
+    def closed(self) -> bool:
+        return bool(self._done.all())
+
+    def wait(self) -> None:
+        self._scoring[0][1].result()
+        self._take_in(wait=False)
+
+    def oldest_prompt(self) -> int:
+        return int(np.argmin(self._done))
+
+
+def _result(table: Table, judge: _Judge, wanted: int, drawn_tokens: int) -> AcceptedCompletions:
+    selection = judge.select()
+    tried, enough = judge.tried(wanted)
+    count, num = judge.scored.shape
+    counts = np.arange(num) < tried[:, None]
+    table.clear(~counts.ravel())
+    accepted = (judge.accepted & counts).sum(axis=1)
+    curtailed = accepted / np.maximum(tried, 1)
+    inverse = np.where(tried > 1, (wanted - 1) / np.maximum(tried - 1, 1), 1.0)
+    budget = np.where(tried == num, REASONS.index("candidates"), REASONS.index("tokens"))
+    return AcceptedCompletions(
+        completions=table.completions(count, num),
+        rewards=jnp.where(counts, judge.rewards, jnp.nan),
+        selection=_only(selection, jnp.asarray(counts)),
+        tried=jnp.asarray(tried, jnp.int32),
+        rate=jnp.asarray(np.where(enough, inverse, curtailed), jnp.float32),
+        reason=jnp.asarray(np.where(enough, REASONS.index("accepted"), budget), jnp.int32),
+        drawn_tokens=jnp.asarray(drawn_tokens, jnp.int32),
+    )
+
+
+def _only(selection: Selection, counts: Array) -> Selection:
+    """The selection as if what does not count were invalid."""
+    rejected_by = selection.rejected_by
+    return Selection(
+        accepted=selection.accepted & counts,
+        log_weight=jnp.where(counts, selection.log_weight, -jnp.inf),
+        accept_prob=jnp.where(counts, selection.accept_prob, 0.0),
+        rejected_by=None if rejected_by is None else jnp.where(counts, rejected_by, -2),
+    )

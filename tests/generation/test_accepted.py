@@ -1,0 +1,176 @@
+"""Early stop: the same accepted samples as if everything had been drawn, with fewer tokens."""
+
+import itertools
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rsft_jax.generation import REASONS, SamplingParams, generate, generate_accepted
+from rsft_jax.selection import (
+    Candidates,
+    best_of_n,
+    chain,
+    density_ratio,
+    statistical_rejection,
+    threshold,
+)
+from tests.gates import DEFAULT_DRAWS, ToyModel, assert_law, assert_rejects
+from tests.generation.toys import PROMPT, ToyLogits, count_completions, enumerate_law
+
+TOY = ToyModel(53)
+LOGITS, PARAMS = ToyLogits(TOY), jnp.zeros(())
+SAMPLING = SamplingParams(max_new_tokens=3, stop_token_ids=(1, 4))
+
+
+def _value(tokens):
+    # Short completions are worth more, so that what ends first is accepted more often.
+    return float(sum(tokens)) % 5 + 2.0 * (3 - len(tokens))
+
+
+def _reward(prompts, tokens):
+    return np.array([_value(t) for t in tokens])
+
+
+RULE = chain(threshold(1.0), statistical_rejection(4.0, max_reward=8.0))
+
+
+def _accepted(count, *, num_accepted=2, num=30, slots=16, reward=_reward, rule=RULE, **options):
+    options = {"sampling": SAMPLING, "slots": slots} | options
+    return generate_accepted(
+        jax.random.key(3), LOGITS, PARAMS, [[PROMPT]] * count, reward=reward, rule=rule,
+        num_accepted=num_accepted, max_candidates=num, **options,
+    )  # fmt: skip
+
+
+def _all(count, num=30):
+    """Every candidate, and the verdict on it, as `collect` would have them."""
+    draw_key, select_key = jax.random.split(jax.random.key(3))
+    drawn = generate(
+        draw_key, LOGITS, PARAMS, [[PROMPT]] * count, num_candidates=num, sampling=SAMPLING
+    )
+    lengths = np.asarray(drawn.lengths)
+    rewards = np.array(
+        [[_value(t[:n]) for t, n in zip(*rows)] for rows in zip(np.asarray(drawn.tokens), lengths)]
+    )
+    candidates = Candidates(rewards=rewards, valid=np.ones_like(lengths, bool))
+    return drawn, rewards, np.asarray(RULE.select(select_key, candidates).accepted)
+
+
+@pytest.mark.parametrize("slots", [1, 5, 64])
+def test_early_stop_keeps_the_first_accepted_of_each_prompt_whatever_the_slots(slots):
+    drawn, rewards, accepted = _all(40)
+    out = _accepted(40, slots=slots)
+    first = accepted & (np.cumsum(accepted, axis=1) <= 2)
+    np.testing.assert_array_equal(out.selection.accepted, first)
+    np.testing.assert_array_equal(
+        np.asarray(out.completions.tokens)[first], np.asarray(drawn.tokens)[first]
+    )
+    tried = np.array([np.flatnonzero(row)[1] + 1 if row.sum() > 1 else 30 for row in first])
+    np.testing.assert_array_equal(out.tried, tried)
+    counts = np.arange(30) < tried[:, None]
+    np.testing.assert_array_equal(np.isnan(out.rewards), ~counts)
+    np.testing.assert_allclose(np.asarray(out.rewards)[counts], rewards[counts])
+    assert (np.asarray(out.completions.lengths)[~counts] == 0).all()
+    assert (np.asarray(out.selection.rejected_by)[~counts] == -2).all()
+    least = int(np.asarray(drawn.lengths)[counts].sum())
+    assert least <= int(out.drawn_tokens) < int(drawn.lengths.sum())
+    if slots == 1:
+        assert int(out.drawn_tokens) == least  # never more in flight than is missing
+
+
+def test_accepted_samples_have_the_law_of_the_rule_and_first_to_end_has_not():
+    count = DEFAULT_DRAWS // 25
+    out = _accepted(count, num_accepted=1, num=60, slots=4000)
+    law = enumerate_law(TOY, stop=(1, 4))
+    target = {
+        key: mass * (_value(key) >= 1) * min(1, np.exp((_value(key) - 8) / 4))
+        for key, mass in law.items()
+    }
+    total = sum(target.values())
+    target = {key: mass / total for key, mass in target.items() if mass > 0}
+    taken = np.asarray(out.selection.accepted)
+    chosen = jax.tree.map(lambda leaf: leaf[taken][None], out.completions)
+    assert_law(count_completions(chosen, target), list(target.values()))
+    # The mutant: of a prompt's accepted candidates the shortest, as it ends first.
+    drawn, _, accepted = _all(count, num=12)
+    lengths = np.where(accepted, np.asarray(drawn.lengths), 99)
+    first = np.zeros_like(accepted)
+    first[np.arange(count), lengths.argmin(axis=1)] = True
+    first &= accepted
+    wrong = jax.tree.map(lambda leaf: leaf[first][None], drawn)
+    assert_rejects(count_completions(wrong, target), list(target.values()))
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3])
+def test_the_rate_is_unbiased_with_any_budget(wanted):
+    # The estimate enumerated over every sequence of verdicts: its mean is the rate, exactly.
+    rate, num = 0.3, 6
+    mean = plain = 0.0
+    for verdicts in itertools.product((0, 1), repeat=num):
+        mass = np.prod([rate if v else 1 - rate for v in verdicts])
+        rewards = iter([float(v) for v in verdicts])
+        out = _accepted(
+            1, num_accepted=wanted, num=num, slots=1, rule=threshold(1.0),
+            reward=lambda prompts, tokens, r=rewards: np.array([next(r) for _ in tokens]),
+        )  # fmt: skip
+        mean += mass * float(out.rate[0])
+        plain += mass * float(out.selection.accepted.sum()) / float(out.tried[0])
+    assert mean == pytest.approx(rate, abs=1e-6)
+    assert abs(plain - rate) > 0.01  # accepted / tried, which it is mistaken for
+
+
+def test_budgets_are_kept_and_reported_for_each_prompt():
+    def reward(prompts, tokens):
+        return np.where(prompts % 2 == 0, 9.0, np.nan)  # odd prompts never get one
+
+    out = _accepted(6, num=5, reward=reward, rule=threshold(1.0))
+    assert [REASONS[i] for i in out.reason] == ["accepted", "candidates"] * 3
+    assert out.tried.tolist() == [2, 5] * 3
+    assert out.rate.tolist() == [1, 0] * 3
+    for budget in (1, 7, 20):
+        short = _accepted(6, num=5, reward=reward, rule=threshold(1.0), max_tokens=budget)
+        assert int(short.drawn_tokens) <= budget
+        assert REASONS[int(short.reason[5])] == "tokens"
+    assert int(out.drawn_tokens) > 20
+
+
+def test_rewards_are_computed_while_the_device_decodes():
+    threads = set()
+
+    def reward(prompts, tokens):
+        threads.add(threading.current_thread().name)
+        return _reward(prompts, tokens)
+
+    _accepted(8, reward=reward)
+    assert threading.current_thread().name not in threads
+    assert len(threads) == 1
+
+
+def test_an_exception_in_the_reward_is_raised_and_nothing_hangs():
+    def reward(prompts, tokens):
+        raise RuntimeError("no such judge")
+
+    with pytest.raises(RuntimeError, match="no such judge"):
+        _accepted(8, reward=reward)
+    with pytest.raises(ValueError, match=r"reward must return \(\d+,\) values, got shape"):
+        _accepted(8, reward=lambda prompts, tokens: np.zeros(99))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": best_of_n()}, "must judge each candidate by itself.*got best_of_n"),
+        ({"rule": density_ratio(log_envelope=0.0)}, r"rule needs \['log_target'\]"),
+        ({"num_accepted": 0}, r"num_accepted must be in \[1, max_candidates = 30\], got 0"),
+        ({"num_accepted": 31}, "num_accepted must be in"),
+        ({"num": 0}, "max_candidates must be at least 1, got 0"),
+        ({"slots": 0}, "slots must be at least 1"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1 or None, got 0"),
+    ],
+)
+def test_generate_accepted_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        _accepted(2, **options)
