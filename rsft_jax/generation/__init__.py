@@ -19,6 +19,7 @@ from rsft_jax.generation.decode import (
 )
 from rsft_jax.generation.generate import generate
 from rsft_jax.generation.law import Context, log_prob, sampling_logits
+from rsft_jax.generation.pruning import PrunedCompletions, Pruning, generate_pruned
 from rsft_jax.generation.scoring import score
 from rsft_jax.generation.slots import GenerationProgress
 from rsft_jax.generation.speculative import Draft, ModelDraft, NgramDraft, Speculative
@@ -44,6 +45,8 @@ __all__ = [
     "NgramDraft",
     "Prefix",
     "Prompts",
+    "PrunedCompletions",
+    "Pruning",
     "RewardOfTokens",
     "SamplingParams",
     "Speculative",
@@ -54,6 +57,7 @@ __all__ = [
     "gather",
     "generate",
     "generate_accepted",
+    "generate_pruned",
     "init_state",
     "insert",
     "log_prob",

@@ -156,7 +156,7 @@ def run_slots(
     Returns:
       The last progress.
     """
-    device = _Device(policy.prepared(), request, slots, prompts_at_once, sharding)
+    device = SlotsOnDevice(policy.prepared(), request, slots, prompts_at_once, sharding)
     occupant = np.full(slots, -1)  # the candidate in each slot
     total, completions, ended_tokens, slot_steps = request.keys.size, 0, 0, 0
     while True:
@@ -223,7 +223,7 @@ def _ends(
     return kept, cut
 
 
-class _Device:
+class SlotsOnDevice:
     """The slots' state on the device, and the compiled functions over it."""
 
     def __init__(
@@ -249,6 +249,7 @@ class _Device:
 
     @property
     def state(self) -> DecodeState:
+        """The slots; there once something has been inserted."""
         assert self._state is not None
         return self._state
 
@@ -330,13 +331,16 @@ class _Device:
 
     def shrink(self, occupant: np.ndarray) -> np.ndarray | None:
         """Keeps a quarter of the slots if the busy ones fit; returns who is in them."""
-        busy, fewer = np.flatnonzero(occupant >= 0), self._fewer()
-        if fewer is None or not busy.size or busy.size > fewer:
+        busy, fewer = int((occupant >= 0).sum()), self._fewer()
+        if fewer is None or not 0 < busy <= fewer:
             return None
-        others = np.flatnonzero(occupant < 0)[: fewer - busy.size]
-        kept = np.concatenate([busy, others]).astype(np.int32)
-        self._state, self._slots = _gather(self.state, kept), fewer
-        return occupant[kept]
+        return self.keep(occupant, fewer)
+
+    def keep(self, occupant: np.ndarray, slots: int) -> np.ndarray:
+        """Keeps so many slots, the busy ones among them; returns who is in them."""
+        first_busy = np.argsort(occupant < 0, kind="stable")[:slots].astype(np.int32)
+        self._state, self._slots = _gather(self.state, first_busy), slots
+        return occupant[first_busy]
 
     def look(self) -> dict[str, np.ndarray]:
         """What the host has to know of every slot, as copies."""

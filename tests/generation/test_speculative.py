@@ -121,26 +121,31 @@ def test_a_draft_equal_to_the_policy_is_always_kept():
     assert (_draw(_policy(num=3), 400, SamplingParams(max_new_tokens=3)).steps > 1).any()
 
 
-def _transformer(layers, seed):
+def _transformer():
     config = TransformerConfig(
-        vocab_size=61, d_model=32, num_layers=layers, num_heads=4, num_kv_heads=2, head_dim=8,
+        vocab_size=61, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
         d_ff=48, dtype=jnp.dtype("float64"),
     )  # fmt: skip
     model = Transformer(config)
     ids = jnp.zeros((1, 4), jnp.int32)
-    params = nn.unbox(model.init(jax.random.key(seed), ids, jnp.arange(4)[None]))["params"]
+    params = nn.unbox(model.init(jax.random.key(0), ids, jnp.arange(4)[None]))["params"]
     return model, jax.tree.map(lambda leaf: (leaf * 2).astype("float64"), params)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_with_key_value_caches_a_rejected_draft_leaves_no_trace(temperature):
     with jax.enable_x64(True):
-        (model, params), (small, few) = _transformer(2, 0), _transformer(1, 1)
+        model, params = _transformer()
+        # A draft that agrees with the policy often and not always.
+        near = jax.tree.map(
+            lambda leaf: leaf + 0.004 * np.cos(np.arange(leaf.size) * 3.7).reshape(leaf.shape),
+            params,
+        )
         law = SamplingParams(max_new_tokens=12, temperature=temperature, stop_token_ids=(3, 40))
         prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9]]
-        draft = ModelDraft(logits_fn(small), cache_fn(small))
+        draft = ModelDraft(logits_fn(model), cache_fn(model))
         for policy, drafts in (
-            (Speculative(logits_fn(model), cache_fn(model), draft, 3), few),
+            (Speculative(logits_fn(model), cache_fn(model), draft, 3), near),
             (Speculative(logits_fn(model), cache_fn(model), NgramDraft(1, 61), 3), None),
         ):
             drawn = generate(
@@ -150,7 +155,9 @@ def test_with_key_value_caches_a_rejected_draft_leaves_no_trace(temperature):
             # The log-probabilities come from the cache; scoring has none.
             again = score(logits_fn(model), params, prompts, drawn, sampling=law)
             np.testing.assert_allclose(again, drawn.log_probs, atol=1e-6)
-            assert (np.asarray(drawn.steps) < np.asarray(drawn.lengths)).any()
+            if drafts is not None:
+                kept = np.asarray(drawn.lengths).sum() / np.asarray(drawn.steps).sum()
+                assert 1.2 < kept < 4
             if temperature == 0:
                 plain = generate(
                     jax.random.key(2), logits_fn(model), params, prompts, num_candidates=5,
