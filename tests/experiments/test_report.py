@@ -5,7 +5,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -409,24 +408,22 @@ def test_what_all_prompts_share_is_cut_at_line_ends_only():
     assert without_template(chat) == same
 
 
-def test_repeat_lines_give_the_same_settings(tmp_path, monkeypatch):
+def test_repeat_line_gives_the_same_settings(tmp_path):
     import dataclasses
 
-    from rsft_jax.experiments.config import load_config, read_config, save_config
+    from rsft_jax.experiments.again import settings_of
+    from rsft_jax.experiments.config import load_config
+    from rsft_jax.experiments.run_folder import close_run, open_run_folder
 
     config = load_config(["experiment=smoke", "seed=5", "sampling.temperature=0.7"])
-    (tmp_path / "run").mkdir()
-    save_config(config, tmp_path / "run" / "config.yaml")
+    with open_run_folder(tmp_path / "run", config, resume=False) as folder:
+        close_run(folder, "finished")
     text = write_report(tmp_path / "run").read_text()
-    lines = html.unescape(re.search(r"<pre>(mkdir.*?)</pre>", text, re.DOTALL)[1]).splitlines()
-    script = "\n".join(lines[:-1]).replace("FOLDER", "run")
-    subprocess.run(["sh", "-ec", script], cwd=tmp_path, check=True)
-    assert lines[-1] == "rsft run -cd again experiment=same output_dir=NEW_FOLDER resume=false"
-    again = load_config(
-        ["experiment=same", "output_dir=NEW_FOLDER", "resume=false"], tmp_path / "again"
-    )
-    assert read_config(tmp_path / "run" / "config.yaml") == config
+    line = re.search(r"<pre>(rsft run --from .*?)</pre>", text)[1]
+    assert line == "rsft run --from FOLDER output_dir=NEW_FOLDER"
+    again, changed = settings_of(tmp_path / "run", ["output_dir=NEW_FOLDER"])
     assert dataclasses.replace(again, output_dir=config.output_dir) == config
+    assert changed == []
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
