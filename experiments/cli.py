@@ -45,6 +45,8 @@ _COMMANDS = {
     "reselect": ("rsft_jax.experiments.reselect", "command"),
     "rescore": ("rsft_jax.experiments.reselect", "rescore_command"),
     "tune": ("rsft_jax.experiments.tune", "command"),
+    "population": ("rsft_jax.experiments.population", "command"),
+    "ls": ("rsft_jax.experiments.listing", "command"),
 }
 
 _EXAMPLES = """\
@@ -53,6 +55,7 @@ examples:
   rsft run experiment=gaussian                 the textbook algorithm, in seconds
   rsft run selection=top_k selection.k=2 training.learning_rate=1e-5 output_dir=FOLDER
   rsft run output_dir=FOLDER resume=true       go on with an interrupted run
+  rsft run --from FOLDER seed=1                repeat a run, with another seed
   rsft run -m seed=0,1,2 selection=top_k,best_of_n      a sweep: six runs
   rsft tune sweep=beta_lr sweep.workers=2      search for the best settings
   rsft run -cd my_configs reward=mine          options from your own folder, my_configs/reward/
@@ -123,10 +126,22 @@ def _run_command(arguments: list[str]) -> int:
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved settings, run nothing"
     )
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="FOLDER",
+        help="repeat the run in this folder; what is set besides is named as different",
+    )  # fmt: skip
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.multirun:
+        if parsed.source is not None:
+            raise ConfigError("--from: repeats one run; it cannot be given with -m")
         return _imported(_SWEEP)(parsed.overrides, parsed.config_dir)
-    config = _compose(parsed.overrides, parsed.config_dir)
+    changed: list[str] = []
+    if parsed.source is None:
+        config = _compose(parsed.overrides, parsed.config_dir)
+    else:
+        from rsft_jax.experiments.again import settings_of
+
+        config, changed = settings_of(parsed.source, parsed.overrides, parsed.config_dir)
     if parsed.print_config:
         from omegaconf import OmegaConf
 
@@ -134,7 +149,7 @@ def _run_command(arguments: list[str]) -> int:
 
         print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), end="")
         return ExitCode.OK
-    return _run(config)
+    return _run(config, parsed.source, changed)
 
 
 def _report_command(arguments: list[str]) -> int:
@@ -204,8 +219,14 @@ def _compose(overrides: list[str], config_dir: Path | None) -> Any:
     return load_config(overrides, config_dir)
 
 
-def _run(config: Any) -> int:
-    """Runs one experiment in its folder and writes the report."""
+def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -> int:
+    """Runs one experiment in its folder and writes the report.
+
+    Args:
+      config: its settings.
+      source: the folder of the run that is repeated, if any.
+      changed: settings that are not those of that run.
+    """
     from rsft_jax.experiments.config import with_output
     from rsft_jax.experiments.run_folder import (
         check_output_dir,
@@ -230,6 +251,8 @@ def _run(config: Any) -> int:
             _use_compilation_cache()
             run = _imported(_RUNNERS[config.kind])
             folder.update(device=_device())
+            if source is not None:
+                _tell_differences(source, folder, changed)
             code = ExitCode(run(config, folder))
         except KeyboardInterrupt as error:
             close_run(folder, "interrupted")
@@ -254,6 +277,18 @@ def _run(config: Any) -> int:
 
 def _is_distributed(config: Any) -> bool:
     return config.kind == "language" and config.mesh.distributed
+
+
+def _tell_differences(source: Path, folder: Any, changed: Sequence[str]) -> None:
+    """Warns, in one line, of all that may keep a repeated run from being the same."""
+    from rsft_jax.experiments.again import surroundings
+    from rsft_jax.experiments.run_folder import read_status
+
+    folder.update(repeats=str(source))
+    different = [*changed, *surroundings(read_status(source), folder.status())]
+    if different:
+        text = f"not the same as in {shown(str(source))}: {'; '.join(different)}"
+        print(f"rsft: warning: {text}", file=sys.stderr)
 
 
 def _resume_command(path: Path) -> str:
@@ -338,12 +373,14 @@ def _sigterm_raises() -> Iterator[None]:
 def _help() -> str:
     codes = "\n".join(f"  {int(code):>3}  {text}" for code, text in EXIT_CODE_HELP.items())
     return f"""\
-usage: rsft run [-m] [-cd DIR] [key=value ...]
+usage: rsft run [-m] [-cd DIR] [--from FOLDER] [key=value ...]
        rsft report FOLDER ... [-o DIR]
        rsft evaluate FOLDER
        rsft reselect FOLDER selection=RULE [selection.FIELD=A,B,C]
        rsft rescore FOLDER [reward.FIELD=VALUE]
        rsft tune sweep=NAME [-cd DIR] [key=value ...]
+       rsft population [beta=A,B,C] [seed=range(N)] ...
+       rsft ls [FOLDER] [--json]
        rsft plan MODEL [--topology v5e:4x8]
        rsft COMMAND --help | rsft --version
 

@@ -11,6 +11,7 @@ Value overrides are set on the composed values by us and not by Hydra, so that e
 the field that the user typed, and its nearest name.
 """
 
+import copy
 import dataclasses
 import itertools
 import re
@@ -71,7 +72,46 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
     """
     if config_dir is not None:
         _check_config_dir(config_dir)
-    options = group_options(config_dir)
+    choices, values = _split(overrides, group_options(config_dir))
+    texts = [f"{override.key_or_group}={override.value()}" for override in choices]
+    return _with_values(_compose_groups(texts, config_dir), values, config_dir)
+
+
+def compose_onto(
+    data: dict[str, Any], overrides: Sequence[str], config_dir: Path | None = None
+) -> dict[str, Any]:
+    """Replaces some of the values of a run that is given as plain data.
+
+    Raises:
+      ConfigError: as `compose`; also for another experiment, which would replace everything.
+    """
+    if config_dir is not None:
+        _check_config_dir(config_dir)
+    choices, values = _split(overrides, group_options(config_dir))
+    data = copy.deepcopy(data)
+    for choice in choices:
+        group = choice.key_or_group
+        *parents, leaf = group.split("/")
+        node: Any = data
+        for name in parents:
+            node = node.get(name) if isinstance(node, dict) else None
+        if group == "experiment":
+            raise ConfigError(
+                "experiment: cannot be replaced, it is that of the run that is repeated"
+            )
+        if not isinstance(node, dict) or not isinstance(node.get(leaf), dict):
+            raise ConfigError(f"{group}: this experiment has no such group of settings")
+        found: Any = _compose_groups([f"{group}={choice.value()}"], config_dir)
+        for name in (*parents, leaf):
+            found = found[name]
+        node[leaf] = found
+    return _with_values(data, values, config_dir)
+
+
+def _split(
+    overrides: Sequence[str], options: dict[str, list[str]]
+) -> tuple[list[Override], list[Override]]:
+    """Parts choices of a group's option from values of single settings."""
     choices, values = [], []
     for override in parse_overrides(overrides):
         if override.is_sweep_override():
@@ -84,10 +124,16 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
             raise ConfigError(f"{override.key_or_group}: is for rsft {COMMAND_OF[first]} alone")
         if override.key_or_group in options and not isinstance(override.value(), dict):
             _check_choice(override, options)
-            choices.append(f"{override.key_or_group}={override.value()}")
+            choices.append(override)
         else:
             values.append(override)
-    data = _compose_groups(choices, config_dir)
+    return choices, values
+
+
+def _with_values(
+    data: dict[str, Any], values: Sequence[Override], config_dir: Path | None
+) -> dict[str, Any]:
+    options = group_options(config_dir)
     for override in values:
         _check_tag(override, data, options)
         _set_value(data, override)

@@ -8,6 +8,7 @@ of the slice is needed.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -44,6 +45,7 @@ from rsft_jax.training import (
 )
 
 _USABLE = 0.95  # of a device's memory; the rest is the runtime's
+_NUM_SUGGESTIONS = 3
 
 
 class Work(NamedTuple):
@@ -79,6 +81,9 @@ class Program(NamedTuple):
       flops: of the whole program over all devices, counted from the sizes.
       traffic: bytes from and to memory, at least: arguments read, results written, temporaries
         both.
+      compiler: what the compiler itself counts for one device, "flops" and "bytes" read and
+        written by its instructions; the body of a loop once, however often it runs, and so one
+        layer of a training step.
       network: the collectives in the compiled text. The TPU compiler cuts them into pieces and
         does not say how long its loops are: there the counts are a lower bound.
       sent: bytes that the device sends, counted from the sizes.
@@ -90,6 +95,7 @@ class Program(NamedTuple):
     memory: dict[str, int]
     flops: float
     traffic: int
+    compiler: dict[str, float]
     network: dict[str, Collective]
     sent: float
     seconds: dict[str, float]
@@ -185,6 +191,9 @@ def _plan_one(
         "devices": len(devices),
         "device": devices[0].device_kind,
         "mesh": dict(mesh.shape),
+        "suggestions": list(
+            itertools.islice(suggestions(config, work, len(devices), chip), _NUM_SUGGESTIONS)
+        ),
         "memory": chip.memory,
     }
     limit = chip.memory * _USABLE if chip.memory else float("inf")
@@ -415,7 +424,24 @@ def _program(
             "memory": traffic / chip.bandwidth,
             "network": sent / chip.network,
         }
-    return Program(name, kinds, flops, traffic, network, sent, seconds, compile_seconds)
+    return Program(
+        name=name,
+        memory=kinds,
+        flops=flops,
+        traffic=traffic,
+        compiler=_compiler_counts(compiled),
+        network=network,
+        sent=sent,
+        seconds=seconds,
+        compile_seconds=compile_seconds,
+    )
+
+
+def _compiler_counts(compiled: Any) -> dict[str, float]:
+    counts = compiled.cost_analysis() or {}
+    counts = counts[0] if isinstance(counts, list) else counts
+    names = {"flops": "flops", "bytes": "bytes accessed"}
+    return {name: float(counts[key]) for name, key in names.items() if key in counts}
 
 
 def _abstract_params(config: TransformerConfig, dtype: Any) -> Any:
@@ -487,6 +513,10 @@ def _mesh_sizes(text: str) -> dict[str, int]:
     return sizes
 
 
+def _as_argument(sizes: dict[str, int]) -> str:
+    return ",".join(f"{name}={size}" for name, size in sizes.items() if size > 1) or "data=1"
+
+
 def _show(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(report), flush=True)
@@ -500,12 +530,19 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
             print(f"    {kind:<26}{size / GIB:8.2f} GiB")
         print(f"    {program['flops']:.3g} FLOPs, {program['traffic'] / GIB:.1f} GiB of memory "
               f"traffic, {program['sent'] / GIB:.1f} GiB sent, a device")  # fmt: skip
+        if counted := program["compiler"]:
+            flops, size = counted.get("flops", 0), counted.get("bytes", 0) / GIB
+            print(f"    the compiler counts {flops:.3g} FLOPs and {size:.1f} GiB of traffic a "
+                  "device, the body of a loop once")  # fmt: skip
         for kind, found in program["network"].items():
             print(f"    {kind:<20}{found.times:6d} times in the text, {found.bytes / GIB:.3f} GiB")
         if program["seconds"]:
             bound = max(program["seconds"], key=program["seconds"].get)
             times = ", ".join(f"{name} {s * 1e3:.3g}" for name, s in program["seconds"].items())
             print(f"    at best, in ms: {times}; bound by {bound}")
+    if report.get("suggestions"):
+        meshes = "; ".join(_as_argument(sizes) for sizes in report["suggestions"])
+        print(f"  by the sizes of its arrays it fits with, best first: {meshes}")
     if report.get("round"):
         parts = ", ".join(f"{name} {s:.3g} s" for name, s in report["round"].items())
         print(f"  a wave of prompts, at best: {parts}")

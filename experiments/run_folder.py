@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -21,6 +22,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -410,11 +412,21 @@ def _plain(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "code": code_version()}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
+
+
+def code_version() -> str:
+    """Names the code of this package by its contents, so that a changed line is another version."""
+    digest = hashlib.sha256()
+    for name in ("rsft_jax", "rsft_jax.experiments"):
+        root = Path(str(resources.files(name)))
+        for path in sorted(root.rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _now() -> str:

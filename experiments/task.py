@@ -188,18 +188,25 @@ class Task:
         return state.replace(params=optax.tree.get(state.opt_state, "ema"))
 
     def draw(
-        self, key: PRNGKey, state: TrainState, batch: PromptBatch, num: int, *, stage: str
+        self,
+        key: PRNGKey,
+        state: TrainState,
+        batch: PromptBatch,
+        num: int,
+        *,
+        stage: str,
+        note: str = "",
     ) -> Completions:
-        """Draws `num` completions for each prompt from the policy of `state`."""
+        """Draws `num` completions for each prompt; `note` is shown beside the progress."""
         params = self.exported(state)
 
         def draw(places: np.ndarray) -> Completions:
-            return self._draw(key, params, batch.take(places), num, stage)
+            return self._draw(key, params, batch.take(places), num, stage, note)
 
         return divide_work(draw, len(batch.prompts))
 
     def _draw(
-        self, key: PRNGKey, params: Params, batch: PromptBatch, num: int, stage: str
+        self, key: PRNGKey, params: Params, batch: PromptBatch, num: int, stage: str, note: str
     ) -> Completions:
         total = len(batch.prompts) * num
         with self.console.progress(stage, total, "completions") as advance:
@@ -208,7 +215,7 @@ class Task:
             def show(now: GenerationProgress) -> None:
                 nonlocal before
                 items = now.completions - before.completions
-                advance(items, tokens=now.tokens - before.tokens)
+                advance(items, tokens=now.tokens - before.tokens, note=note)
                 before = now
 
             return generate(
@@ -258,6 +265,7 @@ class Task:
         for epoch in range(settings.epochs):
             batches += self._batches(jax.random.fold_in(key, epoch), sequences)
         losses, refused, tokens = [], 0, 0
+        share = f"accepted {acceptance(weights):.0%}"
         with self.console.progress(stage, len(batches), "steps") as advance:
             placed = map(self._placed, batches)
             for after, metrics in fine_tune(state, self.frozen, placed, self.step):
@@ -265,7 +273,7 @@ class Task:
                 losses.append(float(metrics.loss))
                 refused += not bool(metrics.finite)
                 tokens += int(metrics.num_tokens)
-                advance(tokens=int(metrics.num_tokens), note=f"loss {losses[-1]:.3f}")
+                advance(tokens=int(metrics.num_tokens), note=f"{share}, loss {losses[-1]:.3f}")
         return state, {
             "loss_first": losses[0],
             "loss_last": losses[-1],
@@ -290,6 +298,7 @@ class Task:
         common: dict[str, Any] = {
             "batch_size": settings.batch_size,
             "log_probs": None if settings.clip_ratio is None else sequences.log_probs,
+            "vocab_size": self.model.config.vocab_size,
             "key": key,
         }
         data = sequences.prompts, sequences.completions, sequences.weights
@@ -347,6 +356,11 @@ class Task:
             completions,
             sampling=self.sampling,
         )
+
+
+def acceptance(weights: Array) -> float:
+    """The share of the candidates that has a weight above 0."""
+    return float((np.asarray(weights) > 0).mean())
 
 
 def first_candidates(completions: Completions, prompts: np.ndarray) -> Completions:

@@ -5,10 +5,10 @@
        +------------------- one round --------------------+
 
 What each part does is a function that the caller passes: `propose` may be `generation.generate`
-with a Transformer, a tabular policy, or somebody else's endpoint. `collect` and `improve` as they
-stand here are pure when those functions are, so a round of a small model can be jit-compiled and
-vmapped over seeds and hyperparameters; `run_rounds` is the loop on the host, a generator that
-leaves logging, checkpoints and stopping to whoever iterates.
+with a Transformer, a tabular policy, or somebody else's endpoint. `run_round` is pure when those
+functions are, so a round of a small model can be jit-compiled, scanned, and vmapped over seeds and
+hyperparameters (`populations.population`); `run_rounds` is the loop on the host, a generator that
+leaves logging, checkpoints and stopping to whoever iterates. Both draw the same for the same key.
 """
 
 import dataclasses
@@ -131,6 +131,68 @@ def collect(
     completions = propose(propose_key, state, prompts)
     candidates = as_candidates(completions, jnp.asarray(score(prompts, completions)))
     return Collected(completions, candidates, rule.select(select_key, candidates))
+
+
+class Round(NamedTuple):
+    """What one pure round did.
+
+    Attributes:
+      state: after it.
+      collected: candidates, rewards, selection.
+      metrics: what `improve` reported; where nothing was accepted, of an update not made.
+    """
+
+    state: Any
+    collected: Collected
+    metrics: Any
+
+
+def run_round(
+    key: PRNGKey,
+    state: Any,
+    prompts: Any,
+    *,
+    propose: ProposeFn,
+    score: Callable[[Any, Any], Array | np.ndarray],
+    rule: SelectionRule,
+    improve: ImproveFn,
+) -> Round:
+    """One round as a pure function, for `jit`, `scan` and `vmap`.
+
+    Where nothing is accepted the state stays bit for bit what it was, whatever `improve` returns.
+
+    Args:
+      key: random key of the round, consumed; `run_rounds` gives round t `fold_in(key, t)`.
+      state: the policy and whatever `improve` keeps; a tree of arrays.
+      prompts: P prompts.
+      propose: draws candidates from the policy.
+      score: rewards, `[P, N]`.
+      rule: the selection rule.
+      improve: the fine-tuning step.
+
+    Returns:
+      A `Round`.
+
+    Example:
+      >>> from rsft_jax.selection import best_of_n
+      >>> propose = lambda key, mean, prompts: mean + jax.random.normal(key, (64, 8))
+      >>> score = lambda prompts, x: -jnp.abs(x - 3.0)
+      >>> def improve(key, mean, prompts, x, weights):
+      ...     return (x * weights).sum() / weights.sum(), {}
+      >>> def mean_after(key, mean):
+      ...     return run_round(key, mean, None, propose=propose, score=score, rule=best_of_n(),
+      ...                      improve=improve).state
+      >>> keys = jax.random.split(jax.random.key(0), 3)
+      >>> jax.jit(jax.vmap(mean_after))(keys, jnp.array([0.0, 1.0, 2.0])).round().tolist()
+      [1.0, 2.0, 3.0]
+    """
+    collect_key, improve_key = jax.random.split(key)
+    collected = collect(collect_key, state, prompts, propose=propose, score=score, rule=rule)
+    weights = collected.weights
+    improved, metrics = improve(improve_key, state, prompts, collected.completions, weights)
+    any_accepted = jnp.any(weights > 0)
+    state = jax.tree.map(lambda new, old: jnp.where(any_accepted, new, old), improved, state)
+    return Round(state, collected, metrics)
 
 
 def as_candidates(completions: Any, rewards: Array) -> Candidates:

@@ -39,7 +39,7 @@ def failures(counts, probs) -> list[str]:
     if p_cell < 1e-8 / cells:
         found.append(f"G1: a cell at p = {p_cell:.1e}")
     tv = 0.5 * np.abs(counts / number - probs).sum()
-    bound = 0.5 * math.sqrt(cells / number) + math.sqrt(math.log(2e8) / (2 * number))
+    bound = tv_bound(cells, number)
     if tv > bound:
         found.append(f"G2: TV {tv:.4f} > {bound:.4f}")
     merged = _merge(counts, probs * number)
@@ -49,6 +49,11 @@ def failures(counts, probs) -> list[str]:
         if p_all < 1e-10:
             found.append(f"G3: chi-squared at p = {p_all:.1e}")
     return found
+
+
+def tv_bound(cells, number):
+    """Total variation that `number` draws exceed with probability 5e-9 (McDiarmid)."""
+    return 0.5 * math.sqrt(cells / number) + math.sqrt(math.log(2e8) / (2 * number))
 
 
 def assert_law(counts, probs):

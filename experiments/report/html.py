@@ -56,6 +56,7 @@ def _content(run: Run) -> tuple[list[Plot], dict[str, Any]]:
         "run": run,
         "title": run.name,
         "problems": run.problems,
+        "problems_title": "Left out of this report",
         "facts": _facts(run),
         "steps": _steps(run),
         "samples": side_by_side(run),

@@ -97,7 +97,7 @@ def side_by_side(run: Run) -> list[SideBySide]:
     parts = {"base": base, "policy": trained[-1]}
     if control:
         parts = {"base": base, "control": control[-1], "policy": trained[-1]}
-    first = {arm: _first_rows(part) for arm, part in parts.items()}
+    first = {arm: first_rows(part) for arm, part in parts.items()}
     gains = {
         prompt: float(
             parts["policy"].data["reward"][row] - base.data["reward"][first["base"][prompt]]
@@ -194,7 +194,7 @@ def _candidates(part: Part, prompt: str, shown: str, rows: Sequence[int]) -> Can
     )
 
 
-def _first_rows(part: Part) -> dict[str, int]:
+def first_rows(part: Part) -> dict[str, int]:
     """The row of the first sample of every prompt, in the order of the file."""
     first: dict[str, int] = {}
     candidate: Any = part.data["candidate"]

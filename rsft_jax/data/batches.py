@@ -72,6 +72,7 @@ def make_batches(
     multiple_of: int = 32,
     max_length: int | None = None,
     max_weight: float | None = None,
+    vocab_size: int | None = None,
     log_probs: Sequence[Sequence[float] | np.ndarray] | None = None,
     key: PRNGKey | None = None,
 ) -> list[Batch]:
@@ -93,6 +94,8 @@ def make_batches(
       max_length: longest sequence that the model can take, in tokens; longer ones are an error.
       max_weight: weights above this are cut to it, after the division by the mean. By default
         nothing is cut.
+      vocab_size: of the model; ids must be below it. (An array that is indexed beyond its end gives
+        its last row under jit, and no error.) By default that is not checked.
       log_probs: for each completion the log-probabilities in nats of its tokens under the law it
         was drawn from, which importance ratios need; finite.
       key: random key, consumed; orders the batches, and the sequences of like length within them.
@@ -109,7 +112,9 @@ def make_batches(
     [[7, 3, 0, 0], [5, 6, 1, 2]]
     """
     _at_least_one(batch_size=batch_size, multiple_of=multiple_of)
-    data = _sequences(prompt_tokens, completion_tokens, weights, log_probs, max_length, max_weight)
+    data = _sequences(
+        prompt_tokens, completion_tokens, weights, log_probs, max_length, max_weight, vocab_size
+    )
     lengths, order = data.lengths, data.trained
     completion_lengths = np.array([len(c) for c in data.completions], np.int64)
     key_rows, key_batches = (None, None) if key is None else jax.random.split(key)
@@ -132,6 +137,7 @@ def pack_batches(
     batch_size: int,
     row_length: int,
     max_weight: float | None = None,
+    vocab_size: int | None = None,
     log_probs: Sequence[Sequence[float] | np.ndarray] | None = None,
     key: PRNGKey | None = None,
 ) -> list[PackedBatch]:
@@ -149,6 +155,7 @@ def pack_batches(
       row_length: T, tokens of every row; at least the longest sequence. Attention costs T a token,
         so a few times the mean length is enough.
       max_weight: see `make_batches`.
+      vocab_size: see `make_batches`.
       log_probs: see `make_batches`.
       key: random key, consumed; orders the rows. By default the longest sequences come first.
 
@@ -167,7 +174,9 @@ def pack_batches(
     ([[5, 6, 1, 2, 7, 3, 0, 0]], [[1, 1, 1, 1, 2, 2, 0, 0]])
     """
     _at_least_one(batch_size=batch_size, row_length=row_length)
-    data = _sequences(prompt_tokens, completion_tokens, weights, log_probs, row_length, max_weight)
+    data = _sequences(
+        prompt_tokens, completion_tokens, weights, log_probs, row_length, max_weight, vocab_size
+    )
     order = data.trained[np.argsort(-data.lengths[data.trained], kind="stable")]
     rows = first_fit(data.lengths[order], row_length)
     filled = [[order[i] for i in row] for row in rows]
@@ -267,6 +276,7 @@ def _sequences(
     log_probs: Sequence[Sequence[float] | np.ndarray] | None,
     max_length: int | None,
     max_weight: float | None,
+    vocab_size: int | None,
 ) -> _Sequences:
     rows = len(prompt_tokens)
     for name, value in (("completion_tokens", completion_tokens), ("log_probs", log_probs)):
@@ -276,7 +286,7 @@ def _sequences(
         raise ValueError(f"max_weight must be positive, got {max_weight}")
     prompts = [np.asarray(p, np.int64) for p in prompt_tokens]
     completions = [np.asarray(c, np.int64) for c in completion_tokens]
-    _check_tokens(prompts, completions, max_length)
+    _check_tokens(prompts, completions, max_length, vocab_size)
     row_weights = _normalised(weights, rows, max_weight)
     filled = np.array([len(c) > 0 for c in completions], bool)
     return _Sequences(
@@ -387,15 +397,20 @@ def _normalised(
 
 
 def _check_tokens(
-    prompts: Sequence[np.ndarray], completions: Sequence[np.ndarray], max_length: int | None
+    prompts: Sequence[np.ndarray],
+    completions: Sequence[np.ndarray],
+    max_length: int | None,
+    vocab_size: int | None,
 ) -> None:
+    bound, name_of_bound = (2**31, "2^31") if vocab_size is None else (vocab_size, str(vocab_size))
     for row, (prompt, completion) in enumerate(zip(prompts, completions)):
         if not len(prompt):
             raise ValueError(f"prompt_tokens must not be empty, but row {row} is")
         for name, ids in (("prompt_tokens", prompt), ("completion_tokens", completion)):
-            if len(ids) and not 0 <= ids.min() <= ids.max() < 2**31:
+            if len(ids) and not 0 <= ids.min() <= ids.max() < bound:
                 raise ValueError(
-                    f"{name} must be ids in [0, 2^31), got {ids.min()} to {ids.max()} in row {row}"
+                    f"{name} must be ids in [0, {name_of_bound}), got {ids.min()} to {ids.max()} "
+                    f"in row {row}"
                 )
         length = len(prompt) + len(completion)
         if max_length is not None and length > max_length:

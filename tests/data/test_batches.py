@@ -114,6 +114,7 @@ def test_weight_zero_and_empty_completions_are_left_out():
         ({"weights": [1.0]}, r"weights must have the shape \(2,\), got \(1,\)"),
         ({"prompt_tokens": [[1], []]}, "prompt_tokens must not be empty, but row 1 is"),
         ({"prompt_tokens": [[1]]}, "completion_tokens has 2 rows, prompt_tokens has 1"),
+        ({"vocab_size": 5}, r"completion_tokens must be ids in \[0, 5\), got 4 to 5 in row 1"),
         (
             {"completion_tokens": [[1], [-1]]},
             "completion_tokens must be ids .* got -1 to -1 in row 1",

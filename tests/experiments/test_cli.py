@@ -18,6 +18,7 @@ from rsft_jax.experiments.config import load_config
 from rsft_jax.experiments.errors import EXIT_CODE_HELP, ConfigError, ExitCode
 from rsft_jax.experiments.groups import group_options
 from rsft_jax.experiments.run_folder import close_run, open_run_folder
+from rsft_jax.experiments.study import load_study
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "matplotlib", "pyarrow", "numpy")
 
@@ -40,11 +41,13 @@ def runner(monkeypatch):
     module.outcome = lambda config, folder: ExitCode.OK
     module.run = run
     module.report = lambda path: path / "report.html"
+    module.report_runs = lambda folders, output: calls.append((folders, output))
     module.evaluate = lambda path: calls.append(path)
     module.calls = calls
     monkeypatch.setitem(sys.modules, "fake_experiments", module)
     monkeypatch.setattr(cli, "_RUNNERS", dict.fromkeys(cli._RUNNERS, ("fake_experiments", "run")))
     monkeypatch.setattr(cli, "_REPORT", ("fake_experiments", "report"))
+    monkeypatch.setattr(cli, "_REPORT_RUNS", ("fake_experiments", "report_runs"))
     monkeypatch.setattr(cli, "_EVALUATE", ("fake_experiments", "evaluate"))
     monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
     return module
@@ -105,11 +108,14 @@ def test_every_example_of_the_help_is_a_command_that_parses(monkeypatch, tmp_pat
     (tmp_path / "my_configs" / "reward" / "mine.yaml").write_text("defaults: [sentiment]\n")
     monkeypatch.setattr(module_sweep, "launch", lambda jobs, launcher: iter(()))
     examples = [line.split("   ")[0].split() for line in cli._EXAMPLES.splitlines()[1:]]
-    assert len(examples) == 9
+    assert len(examples) >= 10
     for words in examples:
         words = [word.replace("FOLDER", "runs/one") for word in words]
         assert words[0] == "rsft"
         if words[1] == "plan":  # needs the compiler of a machine that is not here
+            continue
+        if words[1] == "tune":  # would make its runs
+            assert load_study(words[2:]).search.trials
             continue
         assert main(words[1:]) == 0, words
 
@@ -141,7 +147,7 @@ def test_error_is_one_line_with_exit_code_two_and_nothing_written(tmp_path, argu
         (["frobnicate"], "'frobnicate': unknown command; commands: run, report, evaluate"),
         (["run", "--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["run", "-cd"], "expected one argument"),
-        (["report"], "required: folder"),
+        (["report"], "required: FOLDER"),
         (["evaluate", "a", "b"], "unrecognized arguments: b"),
         (["evaluate", "/nowhere"], "'/nowhere': is not the folder of a run"),
         (["run", "seed=1\n2"], "seed"),
@@ -324,6 +330,25 @@ def test_completion_offers_what_can_follow(line, words):
     offered = complete(line)
     assert set(words) <= set(offered)
     assert len(offered) == len(set(offered))
+
+
+def test_report_of_several_runs_goes_beside_a_sweep_or_where_it_is_told(tmp_path, runner, capsys):
+    for name in ("sweep/000_a", "sweep/001_b", "other"):
+        with open_run_folder(tmp_path / name, load_config([]), resume=False) as folder:
+            close_run(folder, "finished")
+    sweep, other = tmp_path / "sweep", tmp_path / "other"
+    assert main(["report", str(sweep)]) == 0
+    assert main(["report", str(other), str(sweep), "-o", str(tmp_path / "both")]) == 0
+    own = [sweep / "000_a", sweep / "001_b"]
+    assert runner.calls == [(own, sweep), ([other, *own], tmp_path / "both")]
+    capsys.readouterr()
+    for wrong, part in [
+        ([str(tmp_path / "none")], "none': is not a folder"),
+        ([str(other), "-o", "x"], "--output: is for the report of several runs"),
+        ([str(sweep), "-o", str(other)], "is a run, which has its own report"),
+    ]:
+        assert main(["report", *wrong]) == 2
+        assert part in capsys.readouterr().err
 
 
 def test_exit_codes_are_distinct_and_documented():

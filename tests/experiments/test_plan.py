@@ -8,6 +8,7 @@ from rsft_jax.experiments import plan, plan_machine
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.plan_machine import Chip
 from rsft_jax.experiments.plan_shapes import SHAPES, num_parameters
+from rsft_jax.sharding import make_mesh
 from tests.training.toys import CONFIG, make_params
 
 WORK = plan.Work(
@@ -69,6 +70,22 @@ def test_plan_of_this_machine_fits_and_prints_json(capsys, monkeypatch):
     cached = 2 * 2 * CONFIG.num_layers * CONFIG.head_dim * 2 * 32
     assert decode["memory"]["cache"] == cached
     assert "all-gather" in train["network"]
+    # The compiler counts the body of a loop once, and so not all that the step does.
+    assert 0 < train["compiler"]["flops"] < train["flops"] / 8
+    assert report["suggestions"][0] == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert len(report["suggestions"]) == 2  # its two key-value heads divide by no more
+
+
+@pytest.mark.multi_device
+def test_counted_operations_of_decoding_are_those_of_the_compiler():
+    # No layer is scanned here, and products outweigh the rest.
+    config = dataclasses.replace(CONFIG, d_model=128, head_dim=32, d_ff=512, vocab_size=1024)
+    work = WORK._replace(candidates=2, prompt_length=16, new_tokens=16)
+    program = plan.decode_program(config, work, make_mesh(), Chip(None), 0)
+    # The compiler counts the softmax and the draw as well.
+    assert 1 <= program.compiler["flops"] / (program.flops / 8) < 1.2
+    weights = 2 * num_parameters(config)
+    assert program.compiler["bytes"] > weights
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,8 @@
 import html.parser
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from rsft_jax.experiments.report.tables import rounds_table, speed_table
 from rsft_jax.experiments.report.text import interval, number, percent, signed
 from rsft_jax.rewards.intervals import paired_difference_interval
 from rsft_jax.rollouts import read_rollouts, write_rollouts
+from tests.experiments.browser import CHROMIUM, look_at
 from tests.experiments.synthetic_run import NASTY, write_synthetic_gaussian, write_synthetic_run
 
 LANGUAGE_FIGURES = {
@@ -409,61 +408,29 @@ def test_what_all_prompts_share_is_cut_at_line_ends_only():
     assert without_template(chat) == same
 
 
-def test_repeat_lines_give_the_same_settings(tmp_path, monkeypatch):
+def test_repeat_line_gives_the_same_settings(tmp_path):
     import dataclasses
 
-    from rsft_jax.experiments.config import load_config, read_config, save_config
+    from rsft_jax.experiments.again import settings_of
+    from rsft_jax.experiments.config import load_config
+    from rsft_jax.experiments.run_folder import close_run, open_run_folder
 
     config = load_config(["experiment=smoke", "seed=5", "sampling.temperature=0.7"])
-    (tmp_path / "run").mkdir()
-    save_config(config, tmp_path / "run" / "config.yaml")
+    with open_run_folder(tmp_path / "run", config, resume=False) as folder:
+        close_run(folder, "finished")
     text = write_report(tmp_path / "run").read_text()
-    lines = html.unescape(re.search(r"<pre>(mkdir.*?)</pre>", text, re.DOTALL)[1]).splitlines()
-    script = "\n".join(lines[:-1]).replace("FOLDER", "run")
-    subprocess.run(["sh", "-ec", script], cwd=tmp_path, check=True)
-    assert lines[-1] == "rsft run -cd again experiment=same output_dir=NEW_FOLDER resume=false"
-    again = load_config(
-        ["experiment=same", "output_dir=NEW_FOLDER", "resume=false"], tmp_path / "again"
-    )
-    assert read_config(tmp_path / "run" / "config.yaml") == config
+    line = re.search(r"<pre>(rsft run --from .*?)</pre>", text)[1]
+    assert line == "rsft run --from FOLDER output_dir=NEW_FOLDER"
+    again, changed = settings_of(tmp_path / "run", ["output_dir=NEW_FOLDER"])
     assert dataclasses.replace(again, output_dir=config.output_dir) == config
-
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    assert changed == []
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [375, 1280])
 def test_page_fits_its_width_in_a_browser_without_an_error(run, tmp_path, width):
-    report = json.dumps(write_report(run).read_text()).replace("</", "<\\/")
-    # A frame of the wanted width: a window cannot be made narrower than 500 pixels.
-    wrapper = f"""<body><iframe id=f width={width} height=800></iframe><script>
-      const frame = document.getElementById('f');
-      frame.onload = () => {{
-        const page = frame.contentDocument.documentElement;
-        const boxes = [...page.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect());
-        document.body.dataset.result = JSON.stringify({{
-          inner: page.clientWidth, scroll: page.scrollWidth, figures: boxes.length,
-          smallest: Math.min(...boxes.map(b => Math.min(b.width, b.height))),
-        }});
-      }};
-      frame.srcdoc = {report};
-    </script>"""
-    (tmp_path / "wrapper.html").write_text(wrapper)
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-        "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,900",
-        "--virtual-time-budget=4000", "--enable-logging=stderr", "--dump-dom",
-        (tmp_path / "wrapper.html").as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=True,
-        env={**os.environ, "HOME": str(tmp_path)},
-    )  # fmt: skip
-    assert "CONSOLE" not in done.stderr
-    found = json.loads(html.unescape(re.search(r'data-result="([^"]+)"', done.stdout)[1]))
+    found = look_at(write_report(run), width, tmp_path)
+    assert found["errors"] == []
     assert found["figures"] == len(LANGUAGE_FIGURES)
     assert found["scroll"] <= found["inner"] <= width
     assert found["smallest"] > 100

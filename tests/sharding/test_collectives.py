@@ -16,15 +16,28 @@ from tests.training.toys import CONFIG, make_batch, make_params
 TX = make_optimizer("sgd", learning_rate=0.1)
 
 
-def _of_a_step(rules, num_layers):
-    config = dataclasses.replace(CONFIG, num_layers=num_layers)
+NUM_LAYERS = 3
+
+
+def _of_a_step(rules):
+    """The collectives of a step, those that one more layer would add, and the parameters' bytes.
+
+    The layers are scanned: another one is another turn of each loop of so many turns.
+    """
     part = all_parameters()
+    config = dataclasses.replace(CONFIG, num_layers=NUM_LAYERS)
     model, mesh = Transformer(part.model(config)), make_mesh(**MESHES[rules])
     state, frozen = abstract_train_state(model, part, make_params(config), TX)
     shardings = train_shardings(mesh, rules, model, state, frozen)
     step = make_train_step(model, part, shardings=shardings)
-    found = collectives(step.lower(state, frozen, make_batch()).compile().as_text())
-    return found, 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    text = step.lower(state, frozen, make_batch()).compile().as_text()
+    trips = '"known_trip_count":{"n":"%d"}'
+    assert text.count(trips % NUM_LAYERS) >= 2  # forward and backward
+    found = collectives(text)
+    longer = collectives(text.replace(trips % NUM_LAYERS, trips % (NUM_LAYERS + 1)))
+    growth = {kind: longer[kind].times - found[kind].times for kind in longer}
+    growth = {kind: times for kind, times in growth.items() if times}
+    return found, growth, 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
 @pytest.mark.multi_device
@@ -44,14 +57,9 @@ def _of_a_step(rules, num_layers):
     ],
 )
 def test_collectives_of_a_step_are_those_of_its_rule(rules, per_layer):
-    (two, _), (three, size) = (_of_a_step(rules, n) for n in (2, 3))
-    growth = {
-        kind: three[kind].times - (two[kind].times if kind in two else 0)
-        for kind in three
-        if kind not in two or three[kind].times != two[kind].times
-    }
+    found, growth, size = _of_a_step(rules)
     assert growth == per_layer
-    sent = {kind: found.bytes for kind, found in three.items()}
+    sent = {kind: item.bytes for kind, item in found.items()}
     if rules == "replicated":
         # A ring of 8 sends 2 * 7/8 of what is summed: the gradient of every parameter.
         assert set(sent) == {"all-reduce"}
