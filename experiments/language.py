@@ -23,7 +23,7 @@ from rsft_jax.experiments.processes import is_first
 from rsft_jax.experiments.replay import accepted_before
 from rsft_jax.experiments.run_folder import RunFolder
 from rsft_jax.experiments.schema import LanguageConfig
-from rsft_jax.experiments.task import Evaluated, PromptBatch, Task, make_task
+from rsft_jax.experiments.task import Evaluated, PromptBatch, Task, acceptance, make_task
 from rsft_jax.generation import Completions
 from rsft_jax.rollouts import RolloutStore, write_rollouts
 from rsft_jax.rounds import RoundReport, run_rounds
@@ -104,6 +104,7 @@ def rounds_of_arms(
 
     def rounds_of(arm: str) -> Iterator[RoundReport]:
         number = done + 1
+        note = ""  # of the round before, shown while the next one is drawn
         identity: Mapping[str, list[Any]] = {}
 
         def prompts(round_: int) -> PromptBatch:
@@ -121,7 +122,7 @@ def rounds_of_arms(
             stage = f"round {number}: draw for {arm}"
 
             def draw(some: PromptBatch) -> Completions:
-                return task.draw(key, state, some, num, stage=stage)
+                return task.draw(key, state, some, num, stage=stage, note=note)
 
             return kept.get(source, batch, num, draw, round_=number, arm=arm)
 
@@ -136,6 +137,8 @@ def rounds_of_arms(
         def improve(
             key: PRNGKey, state: TrainState, batch: PromptBatch, completions: Any, weights: Any
         ) -> tuple[TrainState, Mapping[str, Any]]:
+            nonlocal note
+            note = f"accepted {acceptance(weights):.0%} in round {number}"
             stage = f"round {number}: fine-tune {arm}"
             old = None
             if task.config.training.replay_fraction:
