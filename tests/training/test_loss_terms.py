@@ -109,7 +109,7 @@ def _combinations():
             yield pytest.param(case, *form, marks=marks)
 
 
-@pytest.mark.parametrize(("case", "normalise", "packed"), _combinations())
+@pytest.mark.parametrize(("case", "normalise", "packed"), list(_combinations()))
 def test_loss_terms_and_gradients_equal_a_reference_in_float64(case, normalise, packed):
     arguments, formula = CASES[case]
     prompts, texts, weights, log_probs = _sequences()
