@@ -4,13 +4,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rsft_jax.experiments.config import compose_onto, differences, from_dict, read_config
+from rsft_jax.experiments.config import (
+    check_functions,
+    compose_onto,
+    differences,
+    from_dict,
+    read_config,
+)
 from rsft_jax.experiments.errors import ConfigError, shown
 from rsft_jax.experiments.run_folder import existing_run
 from rsft_jax.experiments.schema import RunConfig
 from rsft_jax.experiments.structure import to_dict
 
-_OWN = {"output_dir": None, "resume": False}  # of each run, and no part of what it does
+_OWN = {
+    "output_dir": None,
+    "resume": False,
+    "allow_packages": [],
+}  # of each run, and no part of what it does
 
 
 def settings_of(
@@ -34,6 +44,7 @@ def settings_of(
     except ConfigError as error:
         raise ConfigError(f"--from: {error}") from None
     new = from_dict(compose_onto({**to_dict(old), **_OWN}, overrides, config_dir))
+    check_functions(new)
     changed = differences(from_dict({**to_dict(old), **_OWN}), new)
     return new, [line for line in changed if line.partition(":")[0] not in _OWN]
 

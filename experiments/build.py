@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from rsft_jax import selection as rules
 from rsft_jax import sharding, training
 from rsft_jax.data import Prompt, read_prompts
 from rsft_jax.data.tokenizer import Tokenizer
-from rsft_jax.experiments import assets, schema, tiny
+from rsft_jax.experiments import assets, own, schema, tiny
 from rsft_jax.experiments.errors import ConfigError, shown
 from rsft_jax.experiments.structure import to_dict
 from rsft_jax.generation import SamplingParams
@@ -32,13 +33,22 @@ from rsft_jax.types import PRNGKey, RewardFn
 _STORIES = Path(__file__).with_name("data") / "stories.jsonl"
 
 
-def load_policy(policy: schema.PolicyConfig) -> Pretrained:
+def load_policy(policy: schema.PolicyConfig, allowed: Sequence[str] = ()) -> Pretrained:
     """Loads the model, its parameters and its tokenizer; fetches a pinned file when needed.
 
     Raises:
       ConfigError: the asset is unknown, or the file is missing, damaged or of no known kind.
     """
     dtype = jnp.dtype(policy.dtype)
+    if policy.function is not None:
+        make = own.load_function(policy.function, allowed, "policy.function")
+        found = own.call(make, "policy.function", dtype=dtype)
+        if not isinstance(found, Pretrained):
+            raise ConfigError(
+                f"policy.function: {policy.function} must return a Pretrained(model, params, "
+                f"tokenizer), got {type(found).__name__}"
+            )
+        return found
     if policy.asset == "tiny-random":
         return tiny.random_policy(dtype)
     if policy.asset is not None:
@@ -114,14 +124,22 @@ def sampling_params(
     )
 
 
-def make_reward(reward: schema.RewardConfig) -> WeightedSum:
+def make_reward(reward: schema.RewardConfig, allowed: Sequence[str] = ()) -> WeightedSum:
     """The reward that selection looks at, as named terms; penalties count negatively."""
+    own_terms = {
+        term.name: (
+            own.load_function(term.function, allowed, f"reward.functions[{number}].function"),
+            term.weight,
+        )
+        for number, term in enumerate(reward.functions)
+    }
     return weighted_sum(
         {
             "sentiment": (sentiment(), reward.sentiment),
             "offensive": (offensive(), -reward.offensive),
             "repetition": (repetition(), -reward.repetition),
             "length": (length_penalty(reward.min_words, reward.max_words), -reward.length),
+            **own_terms,
         }
     )
 
@@ -137,7 +155,9 @@ def make_judge(reward: schema.RewardConfig) -> RewardFn:
     return {"polarity": polarity}[reward.judge]()
 
 
-def make_rule(selection: schema.SelectionConfig) -> rules.SelectionRule:
+def make_rule(
+    selection: schema.SelectionConfig, allowed: Sequence[str] = ()
+) -> rules.SelectionRule:
     """The selection rule, with its budget as a rule of its own behind it."""
     match selection:
         case schema.BestOfN():
@@ -150,6 +170,15 @@ def make_rule(selection: schema.SelectionConfig) -> rules.SelectionRule:
             return _with_budget(rules.statistical_rejection(beta, max_reward=bound), budget)
         case schema.RandomControl(k=k):
             return rules.random_control(rules.top_k(k))
+        case schema.OwnRule(function=path, options=options, budget=budget):
+            make = own.load_function(path, allowed, "selection.function")
+            rule = own.call(make, "selection.function", **options)
+            if not isinstance(rule, rules.SelectionRule):
+                raise ConfigError(
+                    f"selection.function: {path} must return a SelectionRule, "
+                    f"got {type(rule).__name__}"
+                )
+            return _with_budget(rule, budget)
 
 
 def _with_budget(rule: rules.SelectionRule, budget: int | None) -> rules.SelectionRule:
@@ -163,7 +192,11 @@ def most_accepted(selection: schema.SelectionConfig, num_candidates: int) -> int
             return 1
         case schema.TopK(k=k) | schema.RandomControl(k=k):
             return k
-        case schema.Threshold(budget=budget) | schema.StatisticalRejection(budget=budget):
+        case (
+            schema.Threshold(budget=budget)
+            | schema.StatisticalRejection(budget=budget)
+            | schema.OwnRule(budget=budget)
+        ):
             return num_candidates if budget is None else budget
 
 

@@ -7,6 +7,7 @@ import JAX are named in `_RUNNERS` and imported when a run starts.
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import os
@@ -190,32 +191,46 @@ def _report_command(arguments: list[str]) -> int:
 
 
 def _evaluate_command(arguments: list[str]) -> int:
-    text = "score the tuned policy of a run again on held-out prompts"
-    folder = _folder_argument("evaluate", text, arguments)
-    with _failures_of(folder):
-        _use_compilation_cache()
-        return _imported(_EVALUATE)(folder) or ExitCode.OK
-    return ExitCode.FAILED
-
-
-def _folder_argument(command: str, text: str, arguments: list[str]) -> Path:
+    from rsft_jax.experiments.config import allowed_packages
     from rsft_jax.experiments.run_folder import existing_run
 
-    parser = Parser(prog=f"rsft {command}", description=text)
+    text = "score the tuned policy of a run again on held-out prompts"
+    parser = Parser(prog="rsft evaluate", description=text)
     parser.add_argument("folder", type=Path, help="the output_dir of a run")
-    return existing_run(parser.parse_args(arguments).folder).path
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="PACKAGE",
+        help="your own package, where the run's settings name functions of it",
+    )  # fmt: skip
+    parsed = parser.parse_args(arguments)
+    folder = existing_run(parsed.folder).path
+    allowed = allowed_packages(parsed.allow)
+    with _failures_of(folder):
+        _use_compilation_cache()
+        return _imported(_EVALUATE)(folder, allowed) or ExitCode.OK
+    return ExitCode.FAILED
 
 
 def _compose(overrides: list[str], config_dir: Path | None) -> Any:
     """Composes the settings; `output_dir=FOLDER resume=true` alone takes those of the run there."""
-    from rsft_jax.experiments.config import load_config, parse_overrides, read_config, with_output
+    from rsft_jax.experiments.config import (
+        allowed_packages,
+        check_functions,
+        load_config,
+        parse_overrides,
+        read_config,
+        with_output,
+    )
 
     given = {o.key_or_group: o.value() for o in parse_overrides(overrides)}
     output_dir = given.get("output_dir")
+    allowed = given.pop("allow_packages", [])
     if set(given) == {"output_dir", "resume"} and given["resume"] is True:
         saved = Path(str(output_dir), "config.yaml")
         if saved.is_file():
-            return with_output(read_config(saved), Path(str(output_dir)), resume=True)
+            config = with_output(read_config(saved), Path(str(output_dir)), resume=True)
+            config = dataclasses.replace(config, allow_packages=allowed_packages(allowed))
+            check_functions(config)
+            return config
     return load_config(overrides, config_dir)
 
 
@@ -235,6 +250,7 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
         discard_run,
         read_status,
     )
+    from rsft_jax.experiments.trackers import check_tracker
 
     path = Path(config.output_dir) if config.output_dir else default_output_dir(config.name)
     if not _is_distributed(config):  # there the first process looks at it, when all are there
@@ -242,11 +258,15 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
     if config.resume and read_status(path).get("status") == "finished":
         print(f"{path}: this run is finished; nothing to do")
         return ExitCode.OK
+    check_tracker(config.tracker.name)
     config = with_output(config, path)
     from rsft_jax.experiments.processes import is_first, join, open_together
 
     join(config)
-    with open_together(path, config, resume=config.resume) as folder:
+    with (
+        open_together(path, config, resume=config.resume) as opened,
+        _observed(opened, config, is_first()) as folder,
+    ):
         try:
             _use_compilation_cache()
             run = _imported(_RUNNERS[config.kind])
@@ -256,7 +276,7 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
             code = ExitCode(run(config, folder))
         except KeyboardInterrupt as error:
             close_run(folder, "interrupted")
-            _complain(f"interrupted; go on with: {_resume_command(path)}")
+            _complain(f"interrupted; go on with: {_resume_command(path, config)}")
             return ExitCode.TERMINATED if isinstance(error, _Terminated) else ExitCode.INTERRUPTED
         except ConfigError:  # seen only now, such as a prompt file that is not there
             discard_run(folder)
@@ -275,6 +295,19 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
         return code or ExitCode.FAILED
 
 
+@contextlib.contextmanager
+def _observed(folder: Any, config: Any, is_first: bool) -> Iterator[Any]:
+    """Gives a folder the tracker of the run, in the process that writes."""
+    from rsft_jax.experiments.structure import to_dict
+    from rsft_jax.experiments.trackers import tracking
+
+    if not is_first:
+        yield folder
+        return
+    with tracking(config, folder, to_dict(config)) as observe:
+        yield folder if observe is None else dataclasses.replace(folder, observers=(observe,))
+
+
 def _is_distributed(config: Any) -> bool:
     return config.kind == "language" and config.mesh.distributed
 
@@ -291,11 +324,14 @@ def _tell_differences(source: Path, folder: Any, changed: Sequence[str]) -> None
         print(f"rsft: warning: {text}", file=sys.stderr)
 
 
-def _resume_command(path: Path) -> str:
+def _resume_command(path: Path, config: Any) -> str:
     text = str(path)
     if not re.fullmatch(r"[\w./-]+", text, flags=re.ASCII):
         text = quoted(text)
-    return shlex.join(["rsft", "run", f"output_dir={text}", "resume=true"])
+    words = ["rsft", "run", f"output_dir={text}", "resume=true"]
+    if config.allow_packages:
+        words.append(f"allow_packages=[{','.join(config.allow_packages)}]")
+    return shlex.join(words)
 
 
 def _imported(place: tuple[str, str]) -> Callable[..., Any]:

@@ -4,7 +4,17 @@ from rsft_jax.experiments.groups import group_options
 from rsft_jax.experiments.schema import RunConfig
 from rsft_jax.experiments.structure import field_paths
 
-COMMANDS = ("evaluate", "plan", "report", "rescore", "reselect", "run", "tune")
+COMMANDS = (
+    "evaluate",
+    "ls",
+    "plan",
+    "population",
+    "report",
+    "rescore",
+    "reselect",
+    "run",
+    "tune",
+)
 
 
 def complete(line: str) -> list[str]:

@@ -30,11 +30,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rsft_jax.experiments.errors import ConfigError, one_line, shown
 from rsft_jax.experiments.groups import COMMAND_OF, group_options
+from rsft_jax.experiments.own import check_packages, check_path
 from rsft_jax.experiments.ranges import validate
-from rsft_jax.experiments.schema import RunConfig
+from rsft_jax.experiments.schema import LanguageConfig, OwnRule, RunConfig
 from rsft_jax.experiments.structure import build, nearest, to_dict
 
 MAX_SWEEP_JOBS = 1000
+_CODE = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 _CONFIG_MODULE = "rsft_jax.configs"
 _MAX_YAML_BYTES = 1_000_000
 # 1.4 warns when it is given and 1.3 when it is not.
@@ -54,7 +56,35 @@ def load_config(overrides: Sequence[str], config_dir: Path | None = None) -> Run
     >>> load_config(["experiment=gaussian", "problem.mean=0.5"]).problem.mean
     0.5
     """
-    return from_dict(compose(overrides, config_dir))
+    config = from_dict(compose(overrides, config_dir))
+    check_functions(config)
+    return config
+
+
+def allowed_packages(value: Any) -> tuple[str, ...]:
+    """Types and checks the value of `allow_packages`."""
+    packages = build(tuple[str, ...], value, "allow_packages")
+    check_packages(packages)
+    return packages
+
+
+def check_functions(config: RunConfig) -> None:
+    """Checks that the functions which the settings name are allowed; imports nothing."""
+    check_packages(config.allow_packages)
+    for field, path in own_functions(config):
+        check_path(path, config.allow_packages, field)
+
+
+def own_functions(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Yields field and dotted path of the user's own functions."""
+    if not isinstance(config, LanguageConfig):
+        return
+    if config.policy.function is not None:
+        yield "policy.function", config.policy.function
+    for number, term in enumerate(config.reward.functions):
+        yield f"reward.functions[{number}].function", term.function
+    if isinstance(config.selection, OwnRule):
+        yield "selection.function", config.selection.function
 
 
 def from_dict(data: Any) -> RunConfig:
@@ -74,7 +104,13 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
         _check_config_dir(config_dir)
     choices, values = _split(overrides, group_options(config_dir))
     texts = [f"{override.key_or_group}={override.value()}" for override in choices]
-    return _with_values(_compose_groups(texts, config_dir), values, config_dir)
+    data = _compose_groups(texts, config_dir)
+    if "allow_packages" in data:
+        raise ConfigError(
+            f"allow_packages: {shown(data['allow_packages'])}; is for the command line alone, "
+            "no file can allow anything"
+        )
+    return _with_values({**data, "allow_packages": []}, values, config_dir)
 
 
 def compose_onto(
@@ -261,7 +297,8 @@ def read_config(path: Path) -> RunConfig:
     if not isinstance(data, DictConfig):
         raise ConfigError(f"{path}: is not a mapping of settings")
     try:
-        return from_dict(_resolve(OmegaConf.to_container(data, resolve=False)))
+        config = from_dict(_resolve(OmegaConf.to_container(data, resolve=False)))
+        return dataclasses.replace(config, allow_packages=())  # a record, and no permission
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -366,16 +403,15 @@ def _check_tag(override: Override, data: dict[str, Any], options: dict[str, list
 
 def _resolve(data: Any) -> dict[str, Any]:
     """Replaces `${other.field}`; nothing else may stand in such braces."""
-    for name, value in _leaves(data):
-        for text in value if isinstance(value, list) else [value]:
+    for place, name, value in _nodes(data):
+        if name in _CODE:
+            raise ConfigError(f"{place}: not allowed; a config holds values and never names code")
+        for text in (name, value):
             if isinstance(text, str) and re.search(r"\$\{[^}]*:", text):
                 raise ConfigError(
-                    f"{name}: {shown(text)} is not allowed; a config may refer to another field "
+                    f"{place}: {shown(text)} is not allowed; a config may refer to another field "
                     "as ${group.field}, and to nothing outside of it"
                 )
-    for name in _keys(data):
-        if name.rpartition(".")[2] in ("_target_", "_partial_", "_recursive_", "_convert_"):
-            raise ConfigError(f"{name}: not allowed; a config holds values and never names code")
     try:
         return OmegaConf.to_container(OmegaConf.create(data), resolve=True)  # type: ignore[return-value]
     except (OmegaConfBaseException, RecursionError) as error:
@@ -384,12 +420,18 @@ def _resolve(data: Any) -> dict[str, Any]:
         raise ConfigError(f"{name}: {reason}") from None
 
 
-def _keys(data: Any, prefix: str = "") -> Iterator[str]:
+def _nodes(data: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Yields place, name and value of everything in nested groups and lists."""
     if isinstance(data, dict):
-        for name, value in data.items():
-            full = f"{prefix}.{name}" if prefix else str(name)
-            yield full
-            yield from _keys(value, full)
+        children = [(f"{place}.{name}" if place else str(name), str(name), v)
+                    for name, v in data.items()]  # fmt: skip
+    elif isinstance(data, list):
+        children = [(f"{place}[{number}]", "", value) for number, value in enumerate(data)]
+    else:
+        return
+    for full, name, value in children:
+        yield full, name, value
+        yield from _nodes(value, full)
 
 
 def _axis_length(override: Override, config_dir: Path | None) -> int:

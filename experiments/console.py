@@ -1,4 +1,4 @@
-"""What a run prints: progress with tokens per second, lines when nobody watches, a closing table.
+"""What a run prints: progress with speed and time left, lines when nobody watches, closing tables.
 
 On a terminal, rich draws a bar. Elsewhere (a log file, a batch system) there is one plain line at
 most every few seconds, and one at the end of each stage.
@@ -117,7 +117,21 @@ class _Counts:
         seconds = time.monotonic() - self._start
         parts = [f"{self.stage}: {self.done}/{self.total} {self.unit}"]
         parts += [f"{self.tokens:,} tokens"] if self.tokens else []
-        return ", ".join([*parts, f"{seconds:.1f} s", *filter(None, [self.facts()])])
+        parts += [f"{seconds:.1f} s"]
+        if 0 < self.done < self.total:
+            parts += [f"{_duration(seconds * (self.total - self.done) / self.done)} left"]
+        return ", ".join([*parts, *filter(None, [self.facts()])])
+
+
+def _duration(seconds: float) -> str:
+    """Prints an estimate: no more figures than it deserves.
+
+    >>> _duration(42.3), _duration(600), _duration(3 * 3600)
+    ('42 s', '10 min', '3.0 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _cell(value: object) -> str:

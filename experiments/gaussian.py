@@ -104,7 +104,8 @@ def run_gaussian(config: GaussianConfig, folder: RunFolder) -> ExitCode:
             for event in train_arm(key_train, arm, config, test):
                 event["loss_target_best"] = laws[arm].best_loss
                 folder.log(event)
-                advance(note=f"{arm}: loss on the target {event['loss_target']:.3f}")
+                rate, loss = event["acceptance_rate"], event["loss_target"]
+                advance(note=f"{arm}: accepted {rate:.0%}, loss on the target {loss:.3f}")
                 if not event["num_accepted"]:
                     console.say(f"{arm}: nothing accepted in {event['num_attempts']:,} proposals")
                     return ExitCode.NO_DATA

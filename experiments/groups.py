@@ -17,11 +17,13 @@ GROUPS = {
     "training/part": "which parameters are tuned",
     "mesh": "how training is laid out over devices and processes",
     "evaluation": "what is measured on held-out prompts",
+    "tracker": "where figures are sent besides metrics.jsonl and metrics.csv",
     "launcher": "of run -m: how the jobs of a sweep are run",
     "sweep": "of tune: what is searched for, and between which ends",
+    "population": "of population: small runs, all in one program",
 }
 
-COMMAND_OF = {"launcher": "run -m", "sweep": "tune"}
+COMMAND_OF = {"launcher": "run -m", "sweep": "tune", "population": "population"}
 """Groups that are no settings of a run, and the command that takes them."""
 
 

@@ -5,8 +5,9 @@ the rule selects, one on as many samples chosen by coin. Each round both draw, s
 improve (`rsft_jax.rounds`), are evaluated on held-out prompts, and are checkpointed together.
 """
 
+import dataclasses
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from rsft_jax.experiments.processes import is_first
 from rsft_jax.experiments.replay import accepted_before
 from rsft_jax.experiments.run_folder import RunFolder
 from rsft_jax.experiments.schema import LanguageConfig
-from rsft_jax.experiments.task import Evaluated, PromptBatch, Task, make_task
+from rsft_jax.experiments.task import Evaluated, PromptBatch, Task, acceptance, make_task
 from rsft_jax.generation import Completions
 from rsft_jax.rollouts import RolloutStore, write_rollouts
 from rsft_jax.rounds import RoundReport, run_rounds
@@ -40,7 +41,7 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
     """Runs the rounds of all arms, or those that are left."""
     console = Console(None if is_first() else io.StringIO())
     task = make_task(config, console)
-    rule = build.make_rule(config.selection)
+    rule = build.make_rule(config.selection, config.allow_packages)
     rules = {"policy": rule} | ({"control": random_control(rule)} if config.control else {})
     states = {arm: task.new_state() for arm in rules}
     with Checkpoints(folder.checkpoints, max_to_keep=config.checkpoint.keep) as checkpoints:
@@ -104,6 +105,7 @@ def rounds_of_arms(
 
     def rounds_of(arm: str) -> Iterator[RoundReport]:
         number = done + 1
+        note = ""  # of the round before, shown while the next one is drawn
         identity: Mapping[str, list[Any]] = {}
 
         def prompts(round_: int) -> PromptBatch:
@@ -121,7 +123,7 @@ def rounds_of_arms(
             stage = f"round {number}: draw for {arm}"
 
             def draw(some: PromptBatch) -> Completions:
-                return task.draw(key, state, some, num, stage=stage)
+                return task.draw(key, state, some, num, stage=stage, note=note)
 
             return kept.get(source, batch, num, draw, round_=number, arm=arm)
 
@@ -136,6 +138,8 @@ def rounds_of_arms(
         def improve(
             key: PRNGKey, state: TrainState, batch: PromptBatch, completions: Any, weights: Any
         ) -> tuple[TrainState, Mapping[str, Any]]:
+            nonlocal note
+            note = f"accepted {acceptance(weights):.0%} in round {number}"
             stage = f"round {number}: fine-tune {arm}"
             old = None
             if task.config.training.replay_fraction:
@@ -392,10 +396,12 @@ def _with_interval(event: Mapping[str, Any], name: str) -> str:
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]" if low is not None else f"{mean:.3f}"
 
 
-def evaluate_folder(path: Path) -> ExitCode:
+def evaluate_folder(path: Path, allow_packages: Sequence[str] = ()) -> ExitCode:
     """Draws from the last checkpoint of a run on its held-out prompts, and prints the figures."""
     folder = RunFolder(path=path, resumed=True)
-    config = read_config(folder.config_path)
+    config = dataclasses.replace(
+        read_config(folder.config_path), allow_packages=tuple(allow_packages)
+    )
     console = Console()
     if not isinstance(config, LanguageConfig):
         console.say(f"{path}: only runs of kind language have a policy to evaluate")

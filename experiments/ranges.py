@@ -14,6 +14,7 @@ from rsft_jax.experiments.schema import (
     Lora,
     Matching,
     MeshConfig,
+    OwnRule,
     RandomControl,
     RayLauncher,
     RewardConfig,
@@ -27,6 +28,7 @@ from rsft_jax.experiments.schema import (
 )
 
 _FRACTION = "at least 0 and below 1"
+_TERM_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -46,6 +48,10 @@ def validate(config: RunConfig) -> None:
     if config.output_dir is not None:
         usable = config.output_dir.strip() and "\0" not in config.output_dir
         _check(bool(usable), "output_dir", config.output_dir, "the path of a folder")
+    for name in ("project", "experiment"):
+        value = getattr(config.tracker, name, "rsft")
+        allowed = "1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit"
+        _check(_RUN_NAME.fullmatch(value) is not None, f"tracker.{name}", value, allowed)
     if isinstance(config, LanguageConfig):
         _validate_language(config)
     else:
@@ -54,10 +60,12 @@ def validate(config: RunConfig) -> None:
 
 def _validate_language(config: LanguageConfig) -> None:
     policy, data, sampling = config.policy, config.data, config.sampling
-    if (policy.asset is None) == (policy.path is None):
+    given = [getattr(policy, name) for name in ("asset", "path", "function")]
+    if sum(value is not None for value in given) != 1:
         raise ConfigError(
-            f"policy.path: {shown(policy.path)} with policy.asset: {shown(policy.asset)}; "
-            "give exactly one of them and set the other to null"
+            f"policy.path: {shown(policy.path)} with policy.asset: {shown(policy.asset)} and "
+            f"policy.function: {shown(policy.function)}; give exactly one of them and set the "
+            "others to null"
         )
     _check(
         data.train_split != data.heldout_split,
@@ -115,6 +123,13 @@ def validate_reward(reward: RewardConfig) -> None:
         reward.max_words,
         f"at least reward.min_words = {reward.min_words}, and at least 1",
     )
+    taken = {"sentiment", "offensive", "repetition", "length"}
+    for number, term in enumerate(reward.functions):
+        field = f"reward.functions[{number}]"
+        is_new = _TERM_NAME.fullmatch(term.name) is not None and term.name not in taken
+        _check(is_new, f"{field}.name", term.name, "a name of its own, letters, digits and '_'")
+        _check(math.isfinite(term.weight), f"{field}.weight", term.weight, "finite")
+        taken.add(term.name)
 
 
 def validate_selection(selection: SelectionConfig, num_candidates: int) -> None:
@@ -126,7 +141,8 @@ def validate_selection(selection: SelectionConfig, num_candidates: int) -> None:
     counted = f"from 1 to sampling.num_candidates = {num_candidates}"
     if isinstance(selection, TopK | RandomControl):
         _check(1 <= selection.k <= num_candidates, "selection.k", selection.k, counted)
-    if isinstance(selection, Threshold | StatisticalRejection) and selection.budget is not None:
+    budgeted = Threshold | StatisticalRejection | OwnRule
+    if isinstance(selection, budgeted) and selection.budget is not None:
         value = selection.budget
         _check(1 <= value <= num_candidates, "selection.budget", value, f"{counted}, or null")
     if isinstance(selection, Threshold):

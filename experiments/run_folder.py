@@ -3,6 +3,7 @@
     config.yaml      the resolved settings
     run.json         status, versions, device, times, rounds done
     metrics.jsonl    one event a line, only ever appended to
+    metrics.csv      the same as a table, when the run has ended
     error.log        traceback of the last failure
     rollouts/ evaluations/ checkpoints/ figures/ report.html
 
@@ -10,18 +11,20 @@ One process at a time owns a folder: it holds a lock that ends with the process,
 """
 
 import contextlib
+import csv
 import dataclasses
 import datetime
 import fcntl
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -50,10 +53,12 @@ class RunFolder:
     Attributes:
       path: the folder; exists.
       resumed: whether earlier rounds may be found in it.
+      observers: functions that are given each event once it is written.
     """
 
     path: Path
     resumed: bool = False
+    observers: tuple[Callable[[Mapping[str, Any]], None], ...] = ()
 
     @property
     def config_path(self) -> Path:
@@ -90,9 +95,12 @@ class RunFolder:
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Appends one event to metrics.jsonl, at once. NaN and infinities become null."""
-        line = json.dumps(_plain(event), allow_nan=False)
+        plain = _plain(event)
+        line = json.dumps(plain, allow_nan=False)
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+        for observe in self.observers:
+            observe(plain)
 
     def events(self) -> list[dict[str, Any]]:
         """Reads metrics.jsonl; a last line that was cut by a crash is left out."""
@@ -246,6 +254,8 @@ def close_run(folder: RunFolder, status: str) -> None:
     if status not in STATUSES:
         raise ValueError(f"status must be one of {STATUSES}, got {status!r}")
     folder.update(status=status, finished=_now())
+    with contextlib.suppress(ConfigError):  # a damaged metrics.jsonl is told by who reads it
+        _write_atomically(folder.path / "metrics.csv", metrics_csv(folder.events()))
 
 
 def discard_run(folder: RunFolder) -> None:
@@ -256,7 +266,7 @@ def discard_run(folder: RunFolder) -> None:
     if folder.resumed or folder.events():
         close_run(folder, "failed")
         return
-    for name in ("config.yaml", "run.json", "metrics.jsonl", ".lock"):
+    for name in ("config.yaml", "run.json", "metrics.jsonl", "metrics.csv", ".lock"):
         (folder.path / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.path.rmdir()
@@ -417,6 +427,29 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
+
+
+def metrics_csv(events: Sequence[Mapping[str, Any]]) -> str:
+    """Prints events as CSV, a row each; nested values get dotted names, lists are left out.
+
+    >>> metrics_csv([{"event": "round", "seconds": {"train": 1.5}}]).split()
+    ['event,seconds.train', 'round,1.5']
+    """
+    rows = [dict(flat_values(event)) for event in events]
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def flat_values(event: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields dotted name and value of every single value of an event."""
+    for name, value in event.items():
+        if isinstance(value, Mapping):
+            yield from flat_values(value, f"{prefix}{name}.")
+        elif not isinstance(value, list):
+            yield f"{prefix}{name}", value
 
 
 def code_version() -> str:

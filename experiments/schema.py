@@ -11,17 +11,19 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """The model to tune; exactly one of `asset` and `path` is given.
+    """The model to tune; exactly one of `asset`, `path` and `function` is given.
 
     Attributes:
       asset: name of a pinned file that is fetched once ("smollm2-135m-instruct"), or
         "tiny-random", a random model of a few thousand parameters.
       path: a GGUF file or a Hugging Face folder on this machine.
+      function: dotted path of a function of your own (dtype) -> Pretrained.
       dtype: what the model computes in; parameters and log-probabilities stay float32.
     """
 
     asset: str | None
     path: str | None
+    function: str | None
     dtype: Literal["float32", "bfloat16"]
 
 
@@ -68,6 +70,21 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnTerm:
+    """A term of the reward by a function of your own.
+
+    Attributes:
+      name: of the term, in tables and files; letters, digits and "_".
+      function: dotted path of a `RewardFn`: (prompts, completions) -> [P, N].
+      weight: of the term in the sum.
+    """
+
+    name: str
+    function: str
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardConfig:
     """The reward, a weighted sum of terms in [-1, 1] or [0, 1], and the judge beside it.
 
@@ -79,6 +96,7 @@ class RewardConfig:
       min_words: shortest length, in words, without penalty.
       max_words: longest length, in words, without penalty.
       judge: a second score that training never sees; "polarity" is TextBlob's.
+      functions: further terms, by functions of your own.
     """
 
     sentiment: float
@@ -88,6 +106,7 @@ class RewardConfig:
     min_words: int
     max_words: int
     judge: Literal["polarity"]
+    functions: tuple[OwnTerm, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +170,23 @@ class RandomControl:
     k: int
 
 
-SelectionConfig = BestOfN | TopK | Threshold | StatisticalRejection | RandomControl
+@dataclass(frozen=True, kw_only=True)
+class OwnRule:
+    """A rule by a function of your own.
+
+    Attributes:
+      function: dotted path of a function (**options) -> SelectionRule.
+      options: its arguments, by name.
+      budget: at most so many accepted for each prompt; null for no limit.
+    """
+
+    rule: Literal["own"]
+    function: str
+    options: dict[str, bool | int | float | str]
+    budget: int | None
+
+
+SelectionConfig = BestOfN | TopK | Threshold | StatisticalRejection | RandomControl | OwnRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,6 +355,63 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoTracker:
+    """metrics.jsonl and metrics.csv alone, which every run has."""
+
+    name: Literal["none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorBoard:
+    """Event files in output_dir/tensorboard."""
+
+    name: Literal["tensorboard"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandB:
+    """Weights & Biases.
+
+    Attributes:
+      project: of the run.
+      mode: "offline" writes to output_dir/wandb and sends nothing; `wandb sync` sends it later.
+    """
+
+    name: Literal["wandb"]
+    project: str
+    mode: Literal["offline", "online"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLflow:
+    """MLflow.
+
+    Attributes:
+      experiment: of the run.
+      uri: of the tracking server or folder; null keeps output_dir/mlflow.db.
+    """
+
+    name: Literal["mlflow"]
+    experiment: str
+    uri: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trackio:
+    """Trackio, a local dashboard over SQLite.
+
+    Attributes:
+      project: of the run.
+    """
+
+    name: Literal["trackio"]
+    project: str
+
+
+TrackerConfig = NoTracker | TensorBoard | WandB | MLflow | Trackio
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Run:
     """What every run has.
 
@@ -328,12 +420,17 @@ class _Run:
       seed: from 0 to 2^32 - 1; all randomness of the run follows from it.
       output_dir: folder of the run; null makes runs/NAME/DATE-TIME.
       resume: go on with the run in output_dir.
+      tracker: where the figures are sent besides.
+      allow_packages: packages of your own whose functions the settings may name. Given on the
+        command line alone: no file can allow anything.
     """
 
     name: str
     seed: int
     output_dir: str | None
     resume: bool
+    tracker: TrackerConfig
+    allow_packages: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ classes are read-only to them, a union of dataclasses is not supported, `Literal
 version 2.4, and a boolean passes for a number. Sixty lines here give exact types and errors that
 name the field.
 
-Supported annotations: bool, int, float, str, `Literal[...]`, `X | None`, `tuple[X, ...]`,
-dataclasses, and unions of dataclasses told apart by a field of type `Literal`.
+Supported annotations: bool, int, float, str, `Literal[...]`, `X | None`, `tuple[X, ...]`, dicts of
+single values, dataclasses, and unions of dataclasses told apart by a field of type `Literal`.
 """
 
 import dataclasses
@@ -52,6 +52,13 @@ def build(annotation: Any, data: Any, path: str = "") -> Any:
         if not isinstance(data, list | tuple):
             raise ConfigError(f"{path}: {shown(data)} is not a list, such as [a,b]")
         return tuple(build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(data))
+    if origin is dict:
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{path}: {shown(data)} is not a group of values, such as {{a: 1}}")
+        for name, value in data.items():
+            if not isinstance(value, bool | int | float | str):
+                raise ConfigError(f"{_join(path, str(name))}: {shown(value)} is not a single value")
+        return {str(name): value for name, value in data.items()}
     accepted = (int, float) if annotation is float else (annotation,)
     if type(data) not in accepted:  # exact: a boolean is an int to Python, not to us
         raise ConfigError(f"{path}: {shown(data)} is not {_NAMES[annotation]}")

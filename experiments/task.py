@@ -379,12 +379,13 @@ def make_task(config: LanguageConfig, console: Console) -> Task:
     Raises:
       ConfigError: for settings that do not fit the policy or the prompts.
     """
-    reward, judge = build.make_reward(config.reward), build.make_judge(config.reward)
+    reward = build.make_reward(config.reward, config.allow_packages)
+    judge = build.make_judge(config.reward)
     offer = None if config.candidates is None else read_offer(config)
     train = offer.prompts if offer else build.load_prompt_split(config.data, heldout=False)
     heldout = build.load_prompt_split(config.data, heldout=True)
     start = time.monotonic()
-    pretrained = build.load_policy(config.policy)
+    pretrained = build.load_policy(config.policy, config.allow_packages)
     model, tokenizer = pretrained.model, pretrained.tokenizer
     room = model.config.max_length - config.sampling.max_new_tokens
     train_texts, train_ids = build.encode_prompts(train, tokenizer, room=room)

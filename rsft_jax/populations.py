@@ -235,7 +235,7 @@ def tabular_run(
 
         return jax.lax.scan(step, state, None, length=steps_per_round, unroll=True)[0], {}
 
-    def round_(state: Any, number: Array) -> tuple[Any, tuple[Array, Array, Array]]:
+    def round_(state: Any, number: Array) -> tuple[Any, tuple[Array, Array]]:
         done = run_round(
             jax.random.fold_in(key, number),
             state,
@@ -245,19 +245,22 @@ def tabular_run(
             rule=rule(settings),
             improve=improve,
         )
-        log_policy = jax.nn.log_softmax(done.state[0], axis=-1)
-        policy = jnp.exp(log_policy)
-        reward = jnp.sum(policy * rewards, axis=-1).mean()
-        # Minus the entropy and plus log V: the start is uniform. 0 log 0 = 0.
-        entropy = -jnp.sum(jnp.where(policy > 0, policy * log_policy, 0), axis=-1).mean()
-        rate = done.collected.selection.accepted.astype(dtype).mean()
-        return done.state, (reward, math.log(num_answers) - entropy, rate)
+        return done.state, (done.state[0], jnp.sum(done.collected.selection.accepted))
 
     start = jnp.zeros(rewards.shape, dtype)
     numbers = jnp.arange(1, num_rounds + 1)
-    state, figures = jax.lax.scan(round_, (start, transform.init(start)), numbers)
-    reward, kl, rate = figures
-    return TabularRun(reward=reward, kl=kl, acceptance_rate=rate, logits=state[0])
+    _, (logits, accepted) = jax.lax.scan(round_, (start, transform.init(start)), numbers)
+    # Of all rounds at once: in the loop each of these small sums would cost its start.
+    log_policy = jax.nn.log_softmax(logits, axis=-1)
+    policy = jnp.exp(log_policy)
+    # 0 log 0 = 0. The policy at the start is uniform.
+    entropy = -jnp.sum(jnp.where(policy > 0, policy * log_policy, 0), axis=-1).mean(axis=-1)
+    return TabularRun(
+        reward=jnp.sum(policy * rewards[None], axis=-1).mean(axis=-1),
+        kl=math.log(num_answers) - entropy,
+        acceptance_rate=accepted.astype(dtype) / (num_prompts * num_candidates),
+        logits=logits[-1],
+    )
 
 
 def _draw(uniform: Array, probs: Array) -> Array:

@@ -30,7 +30,7 @@ from rsft_jax.sampling import (
     top_p,
 )
 from rsft_jax.sampling.counting import running_count
-from rsft_jax.sampling.draws import counter_bits, log_uniform, unrolled_key
+from rsft_jax.sampling.draws import counter_bits, log_uniform, numbered_key, unrolled_key
 
 try:
     import torch
@@ -209,7 +209,7 @@ def _continuous_parts(number):
     index = jnp.arange(block, dtype=jnp.int32)
 
     def draw(key):
-        return jax.vmap(lambda i: _propose(jax.random.fold_in(key, i)))(index)
+        return jax.vmap(lambda i: _propose(numbered_key(key, i)))(index.astype(jnp.uint32))
 
     def log_u(key):
         return log_uniform(counter_bits(key, index.astype(jnp.uint32)))

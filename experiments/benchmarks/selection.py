@@ -7,13 +7,15 @@ A line for each rule, in milliseconds a call: the whole `Selection`, which is ch
 weights, probabilities and reasons; the mask alone (what XLA leaves of the rule when nothing else is
 used); and the same mask in NumPy and, where it is installed, in PyTorch. Rule and peers take turns,
 and the figure is the fastest of the repeats, because whatever else runs on the machine only adds.
-The last column is the bandwidth that reading the rewards and writing the whole `Selection` comes
-to. Rules without a peer have none because nobody else offers the operation in one call.
+The last columns are the bandwidth that reading the rewards and writing the whole `Selection` comes
+to, and its share of the read bandwidth that is measured at the start in memory; these arrays fit in
+a cache. Rules without a peer have none because nobody else offers the operation in one call.
 """
 
 import argparse
 import functools
 import importlib.util
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rsft_jax import selection as rules
+from rsft_jax.experiments.benchmarks.sampling import read_bandwidth
 
 _BETA = 0.5
 _BOUND = 5.0
@@ -42,8 +45,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     numpy, torch = numpy_peers(rewards), torch_peers(rewards)
     key = jax.random.key(0)
     moved = rewards.size * (4 + 1 + 1 + 4 + 4 + 4)  # rewards and valid in; the Selection out
-    print(f"{shape[0]} prompts x {shape[1]} candidates, float32, {jax.devices()[0].platform}")
-    print(f"{'rule':42s} {'ms':>6s} {'mask':>6s} {'NumPy':>6s} {'PyTorch':>7s} {'GB/s':>6s}")
+    bandwidth = read_bandwidth(2**25)
+    print(
+        f"{shape[0]} prompts x {shape[1]} candidates, float32, {jax.devices()[0].platform}; "
+        f"{moved / 1e6:.1f} MB a call, memory is read at {bandwidth / 1e9:.1f} GB/s; "
+        f"load average {os.getloadavg()[0]:.1f}"
+    )
+    print(
+        f"{'rule':45s} {'ms':>6s} {'mask':>6s} {'NumPy':>6s} {'PyTorch':>7s} "
+        f"{'GB/s':>6s} {'share':>6s}"
+    )
     for rule in make_rules(shape[1]):
         name = ", ".join(rules.stage_names(rule))
         calls = {
@@ -54,9 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         taken = fastest_milliseconds(calls, repeats=arguments.repeats)
         figures = {k: "" if ms is None else f"{ms:.2f}" for k, ms in taken.items()}
+        rate = moved / taken["whole"] * 1e3
         print(
-            f"{name:42s} {figures['whole']:>6s} {figures['mask']:>6s} {figures['numpy']:>6s} "
-            f"{figures['torch']:>7s} {moved / taken['whole'] / 1e6:6.2f}"
+            f"{name:45s} {figures['whole']:>6s} {figures['mask']:>6s} {figures['numpy']:>6s} "
+            f"{figures['torch']:>7s} {rate / 1e9:6.2f} {100 * rate / bandwidth:4.0f} %"
         )
 
 

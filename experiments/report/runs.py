@@ -21,7 +21,7 @@ from rsft_jax.experiments.report.text import printable
 from rsft_jax.rewards import Interval
 
 NONE = Interval(math.nan, math.nan, math.nan)
-_NOT_SETTINGS = ("output_dir", "resume", "name", "store", "kind")
+_NOT_SETTINGS = ("output_dir", "resume", "name", "store", "kind", "allow_packages")
 _SAME_SCALE = ("reward.", "data.", "evaluation.", "policy.", "problem.")
 _MAX_RUNS = 1000
 

@@ -34,12 +34,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import unfreeze
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from rsft_jax.types import Array, Cache, LogitsFn, Params
 
 # Large, finite and below every real score: a row whose keys are all masked (padding) then gives
 # a uniform softmax instead of NaN.
 _MASKED = -1e30
+_PRODUCT = "product"  # names the output of a product with weights, for `remat`
 
 REMAT = ("none", "dots", "layers")
 """What the backward pass computes again instead of keeping it for all layers at once.
@@ -187,7 +189,7 @@ class Dense(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = _param(self, "kernel", nn.initializers.lecun_normal(), self.axes, shape)
         x = x.astype(self.dtype)
-        y = _product(x, kernel.astype(self.dtype))
+        y = checkpoint_name(_product(x, kernel.astype(self.dtype)), _PRODUCT)
         if self.has_variable("lora", "a"):
             a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
             if self.lora_dropout and self.has_rng("dropout"):
@@ -436,8 +438,8 @@ class Transformer(nn.Module):
 def _rematerialised(layer: type[nn.Module], remat: str, *, prevent_cse: bool) -> type[nn.Module]:
     if remat == "none":
         return layer
-    policies = jax.checkpoint_policies
-    policy = policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    # By name: a policy on matrix products does not see those inside `_product`.
+    policy = jax.checkpoint_policies.save_only_these_names(_PRODUCT) if remat == "dots" else None
     return nn.remat(layer, prevent_cse=prevent_cse, policy=policy)
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rsft_jax.sampling.arguments import check_vocabulary
+from rsft_jax.sampling.counting import first_true, last_true
 from rsft_jax.types import Array
 
 _MAX_BLOCK = 256
@@ -83,13 +84,6 @@ def take_block(
     return jnp.where(inside, taken, jnp.asarray(fill, values.dtype)), place
 
 
-def first_true(mask: Array) -> Array:
-    """Returns `[B]` int32 the first true place of each row of `[B, n]`, or n if there is none."""
-    n = mask.shape[-1]
-    places = jnp.arange(n, dtype=jnp.int32)[None, :]
-    return jnp.where(mask, places, n).min(axis=-1)
-
-
 def has_nan(values: Array) -> Array:
     """Returns `[...]` bool, whether a row of `[..., V]` holds a NaN; infinities are no NaN.
 
@@ -111,12 +105,10 @@ def pick_by_mass(mass: Array, threshold: Array, cumulative: Array | None = None)
       threshold: `[B]`, a uniform times the sum of the masses.
       cumulative: `[B, n]` the running sum of the masses, if it is there already.
     """
-    n = mass.shape[-1]
     positive = mass > 0
     cumulative = jnp.cumsum(mass, axis=-1) if cumulative is None else cumulative
     above = positive & (cumulative > threshold[:, None])
-    places = jnp.arange(n, dtype=jnp.int32)[None, :]
-    last_positive = jnp.where(positive, places, 0).max(axis=-1)
+    last_positive = jnp.maximum(last_true(positive), 0)
     return jnp.minimum(first_true(above), last_positive)
 
 

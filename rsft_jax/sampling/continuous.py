@@ -9,7 +9,14 @@ import jax.numpy as jnp
 
 from rsft_jax.sampling.arguments import check_integer, check_number
 from rsft_jax.sampling.counting import running_count
-from rsft_jax.sampling.draws import check_key, counter_bits, log_uniform, row_keys, unrolled_key
+from rsft_jax.sampling.draws import (
+    check_key,
+    counter_bits,
+    log_uniform,
+    numbered_key,
+    row_keys,
+    unrolled_key,
+)
 from rsft_jax.sampling.rejection import RejectionSample
 from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array, Numeric, PRNGKey
@@ -120,7 +127,8 @@ def _sample_blocks(
 
     def attempt(start):
         index = start + jnp.arange(block, dtype=jnp.int32)
-        x = jax.vmap(lambda i: propose(jax.random.fold_in(propose_key, i)))(index)
+        number = index.astype(jnp.uint32)
+        x = jax.vmap(lambda i: propose(numbered_key(propose_key, i)))(number)
         excess = _excess(jax.vmap(log_ratio)(x), log_envelope)
         log_u = log_uniform(_bits(accept_key, index)).astype(excess.dtype)
         return x, excess, (log_u < excess) & (index < budget)

@@ -1,4 +1,4 @@
-"""Counts along a mask, by words of bits."""
+"""Counts and places along a mask, in forms that vectorise on a CPU."""
 
 import math
 
@@ -38,6 +38,44 @@ def running_count(mask: Array) -> Array:
     inside = jax.lax.population_count(packed[..., None] & up_to).astype(jnp.int32)
     counts = (before[..., None] + inside).reshape(*mask.shape[:-1], words * width)
     return counts[..., :n]
+
+
+def first_true(mask: Array) -> Array:
+    """The first true place of each row of a mask.
+
+    Places are compared as floats: XLA's CPU backend vectorises a minimum of floats and not one of
+    integers, which takes seven times as long.
+
+    Args:
+      mask: `[..., n]` bool.
+
+    Returns:
+      `[...]` int32; n where no place is true.
+
+    Example:
+      >>> first_true(jnp.array([[False, True, True], [False, False, False]])).tolist()
+      [1, 3]
+    """
+    n = mask.shape[-1]
+    return jnp.where(mask, _places(mask), n).min(axis=-1).astype(jnp.int32)
+
+
+def last_true(mask: Array) -> Array:
+    """The last true place of each row of a mask; see `first_true`.
+
+    Args:
+      mask: `[..., n]` bool.
+
+    Returns:
+      `[...]` int32; -1 where no place is true.
+    """
+    return jnp.where(mask, _places(mask), -1).max(axis=-1).astype(jnp.int32)
+
+
+def _places(mask: Array) -> Array:
+    """0, 1, 2, ... along the last axis, as float32 while that holds them exactly."""
+    dtype = jnp.float32 if mask.shape[-1] < 2**24 else jnp.int32
+    return jax.lax.broadcasted_iota(dtype, mask.shape, mask.ndim - 1)
 
 
 def _cumulative_sum(numbers: Array) -> Array:

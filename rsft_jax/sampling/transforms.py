@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from rsft_jax.sampling.arguments import check_between, check_integer, check_vocabulary
 from rsft_jax.sampling.categorical import (
     block_reduce,
-    first_true,
     greedy_token,
     has_nan,
     take_block,
 )
+from rsft_jax.sampling.counting import first_true
 from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from rsft_jax.sampling.arguments import check_between, check_integer
+from rsft_jax.sampling.counting import first_true
 from rsft_jax.selection.ranks import (
     Scope,
     check_scope,
     from_groups,
     largest,
-    order_key,
     part_of,
     to_groups,
 )
@@ -170,12 +170,10 @@ def quantile(
 
 def _best(candidates: Candidates, scored: Array) -> Array:
     """`[P, N]` one-hot at the first maximum of each row; nothing where nothing is scored."""
-    key = order_key(candidates.rewards)
-    key = jnp.where(scored, key, jnp.asarray(jnp.iinfo(key.dtype).min, key.dtype))
-    # The barrier keeps both reductions from making the keys anew.
-    key = jax.lax.optimization_barrier(key)
-    best = key == key.max(axis=-1, keepdims=True)
-    # A maximum and a minimum vectorise on CPUs; XLA's argmax takes three times as long as both.
-    index = jax.lax.broadcasted_iota(jnp.int32, best.shape, 1)
-    first = jnp.where(best, index, best.shape[1]).min(axis=-1, keepdims=True)
-    return scored & (index == first)
+    known = jnp.where(scored, candidates.rewards, -jnp.inf)
+    highest = known.max(axis=-1, keepdims=True)
+    # Nothing equals NaN: a row without a scored candidate has no first maximum.
+    highest = jnp.where(highest == -jnp.inf, jnp.nan, highest)
+    # Two reductions of floats vectorise on CPUs; XLA's argmax takes three times as long as both.
+    first = first_true(known == highest)[:, None]
+    return jax.lax.broadcasted_iota(jnp.int32, known.shape, 1) == first

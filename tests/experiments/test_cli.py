@@ -42,7 +42,7 @@ def runner(monkeypatch):
     module.run = run
     module.report = lambda path: path / "report.html"
     module.report_runs = lambda folders, output: calls.append((folders, output))
-    module.evaluate = lambda path: calls.append(path)
+    module.evaluate = lambda path, allowed=(): calls.append(path)
     module.calls = calls
     monkeypatch.setitem(sys.modules, "fake_experiments", module)
     monkeypatch.setattr(cli, "_RUNNERS", dict.fromkeys(cli._RUNNERS, ("fake_experiments", "run")))

@@ -19,6 +19,8 @@ def test_progress_in_a_file_is_plain_lines_with_tokens_per_second():
     first, last = stream.getvalue().splitlines()
     assert first.startswith("round 1: generate [x]: 1/2 prompts, 1,500 tokens, ")
     assert last.startswith("round 1: generate [x]: 2/2 prompts, 3,000 tokens, ")
+    assert " s left, " in first
+    assert " left" not in last
     for line in (first, last):
         assert "tokens/s" in line
         assert line.endswith("half way")  # the last note stays

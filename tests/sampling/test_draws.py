@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rsft_jax.sampling import unrolled_key
-from rsft_jax.sampling.draws import counter_bits, row_keys, unit_uniform
+from rsft_jax.sampling.draws import counter_bits, numbered_key, row_keys, unit_uniform
+from tests.gates import assert_law, assert_rejects
 
 RANDOM = {
     "normal": lambda k: jax.random.normal(k, (3, 5)),
@@ -45,6 +46,28 @@ def test_counter_bits_are_the_key_that_fold_in_makes():
     words = counter_bits(key, jnp.arange(5, dtype=jnp.uint32))
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(5))
     np.testing.assert_array_equal(words, jax.random.key_data(keys))
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "unrolled", "rbg"])
+def test_numbered_keys_all_differ_from_each_other_and_across_the_word(impl):
+    key = jax.random.key(3, impl=None if impl == "unrolled" else impl)
+    key = unrolled_key(key) if impl == "unrolled" else key
+    numbers = jnp.array([0, 1, 2, 5000, 2**31, 2**32 - 1], jnp.uint32)
+    keys = jax.vmap(numbered_key, in_axes=(None, 0))(key, numbers)
+    words = np.asarray(jax.random.key_data(keys))
+    assert len({tuple(row) for row in words.tolist()}) == 6
+    bits = np.asarray(jax.vmap(lambda k: jax.random.bits(k, (4,)))(keys))
+    assert len(np.unique(bits)) == 24
+
+
+def test_first_draws_of_neighbouring_numbers_are_uncorrelated():
+    key = unrolled_key(jax.random.key(0))
+    numbers = jnp.arange(200_000, dtype=jnp.uint32)
+    u = np.asarray(jax.vmap(lambda i: jax.random.uniform(numbered_key(key, i)))(numbers))
+    cells = np.floor(u * 16).astype(int)
+    pairs = np.bincount(16 * cells[::2] + cells[1::2], minlength=256)
+    assert_law(pairs, np.full(256, 1 / 256))
+    assert_rejects(np.bincount(17 * cells[::2], minlength=256), np.full(256, 1 / 256))
 
 
 def test_row_keys_do_not_depend_on_their_number():

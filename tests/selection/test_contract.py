@@ -299,7 +299,8 @@ def test_prompt_is_independent_of_other_prompts(rule):
     candidates = make_candidates()
     part = np.array([9, 3, 5, 12])
     alone = rule.select(KEY, rows(candidates, part))
-    assert_same(alone, rows(rule.select(KEY, candidates), part))
+    # What is accepted is the same; the last bit of an exp may depend on the shape (jax 0.12).
+    assert_same(alone, rows(rule.select(KEY, candidates), part), exact=False)
 
 
 @each(PER_PROMPT)

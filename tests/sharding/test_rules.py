@@ -66,7 +66,11 @@ def on_one_device():
 
 @pytest.mark.parametrize(
     ("rules", "name"),
-    [*((rules, "all") for rules in RULES), ("fsdp+tensor", "lora"), ("fsdp", "last")],
+    [
+        *((rules, "all") for rules in RULES),
+        ("fsdp+tensor", "lora"),
+        pytest.param("fsdp", "last", marks=pytest.mark.slow),
+    ],
 )
 def test_eight_devices_equal_one(on_one_device, rules, name):
     with jax.enable_x64(True):
@@ -81,11 +85,18 @@ def test_eight_devices_equal_one(on_one_device, rules, name):
     assert bool(divided) == (rules != "replicated")
 
 
-@pytest.mark.parametrize("rules", ["replicated", "fsdp", "tensor"])
+def _but_one(cases, default):
+    """Marks all cases slow but one, which is like the others."""
+    return [
+        case if case == default else pytest.param(case, marks=pytest.mark.slow) for case in cases
+    ]
+
+
+@pytest.mark.parametrize("rules", _but_one(RULES, "fsdp"))
 def test_two_devices_equal_one(on_one_device, rules):
-    sizes = {name: min(size, 2) for name, size in MESHES[rules].items() if name == rules}
+    sizes = {"fsdp": {"fsdp": 2}, "tensor": {"tensor": 2}, "fsdp+tensor": {"tensor": 2}}
     with jax.enable_x64(True):
-        mesh = make_mesh(data=-1, **sizes, devices=jax.devices()[:2])
+        mesh = make_mesh(data=-1, **sizes.get(rules, {}), devices=jax.devices()[:2])
         shardings = _shardings(PARTS["all"], TX, mesh, rules, _double()[0])
         state, _, losses = _train(PARTS["all"], shardings)
     one_state, _, one_losses = on_one_device["all"]
@@ -95,21 +106,34 @@ def test_two_devices_equal_one(on_one_device, rules):
     )
 
 
-def test_float32_losses_agree_to_a_millionth():
-    part, found = PARTS["all"], []
-    for shardings in (
-        None,
-        _shardings(part, TX, make_mesh(**MESHES["fsdp+tensor"]), "fsdp+tensor"),
-    ):
-        model = Transformer(part.model(CONFIG))
-        state, frozen = create_train_state(model, part, make_params(), TX, shardings=shardings)
-        step = make_train_step(model, part, shardings=shardings)
-        state, first = step(state, frozen, make_batch())
-        _, second = step(state, frozen, make_batch(seed=1))
-        found.append([float(first.loss), float(second.loss)])
-    np.testing.assert_allclose(*found, rtol=1e-6)
+@pytest.fixture(scope="module")
+def in_float32():
+    return _train_float32()
 
 
+def _train_float32(shardings=None):
+    part = PARTS["all"]
+    model = Transformer(part.model(CONFIG))
+    state, frozen = create_train_state(model, part, make_params(), TX, shardings=shardings)
+    step = make_train_step(model, part, shardings=shardings)
+    losses = []
+    for seed in range(2):
+        state, metrics = step(state, frozen, make_batch(seed=seed))
+        losses.append(float(metrics.loss))
+    return jax.tree.map(np.asarray, state.params), losses
+
+
+@pytest.mark.parametrize("rules", _but_one(RULES, "fsdp+tensor"))
+def test_float32_agrees_to_a_millionth_on_eight_devices(in_float32, rules):
+    shardings = _shardings(PARTS["all"], TX, make_mesh(**MESHES[rules]), rules)
+    params, losses = _train_float32(shardings)
+    np.testing.assert_allclose(losses, in_float32[1], rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6), params, in_float32[0]
+    )
+
+
+@pytest.mark.slow
 def test_packed_rows_train_alike_on_eight_devices():
     generator = np.random.default_rng(5)
     prompts = [generator.integers(0, 64, n) for n in generator.integers(1, 6, 30)]

@@ -100,9 +100,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("normalise", ["token", "sequence"])
-@pytest.mark.parametrize("case", CASES)
+def _combinations():
+    """The terms one by one in one form, and those that meet each other in all forms."""
+    for case in CASES:
+        for form in (("token", False), ("token", True), ("sequence", False), ("sequence", True)):
+            default = case in ("plain", "all") or form == ("token", True)
+            marks = () if default else pytest.mark.slow
+            yield pytest.param(case, *form, marks=marks)
+
+
+@pytest.mark.parametrize(("case", "normalise", "packed"), list(_combinations()))
 def test_loss_terms_and_gradients_equal_a_reference_in_float64(case, normalise, packed):
     arguments, formula = CASES[case]
     prompts, texts, weights, log_probs = _sequences()

@@ -117,28 +117,37 @@ def test_exported_parameters_outlive_the_next_step(name):
     jax.block_until_ready(jax.tree.map(lambda x: x + 0, frozen))
 
 
-def test_frozen_layers_have_no_backward_pass():
-    def flops(part):
-        model = Transformer(part.model(CONFIG))
-        tx = make_optimizer("sgd", learning_rate=0.1)
-        state, frozen = create_train_state(model, part, make_params(), tx)
-        jaxpr = jax.make_jaxpr(make_train_step(model, part))(state, frozen, make_batch())
-        return sum(
-            equation.params["length"] * _products(equation.params["jaxpr"].jaxpr)
-            for equation in _scans(jaxpr.jaxpr)
-        )
+def _products_in_layers(part):
+    """Matrix products that a step runs in the layers."""
+    model = Transformer(part.model(CONFIG))
+    tx = make_optimizer("sgd", learning_rate=0.1)
+    state, frozen = create_train_state(model, part, make_params(), tx)
+    jaxpr = jax.make_jaxpr(make_train_step(model, part))(state, frozen, make_batch())
+    return sum(
+        equation.params["length"] * _products(equation.params["jaxpr"].jaxpr)
+        for equation in _scans(jaxpr.jaxpr)
+    )
 
+
+def test_frozen_layers_have_no_backward_pass():
     # A layer has 7 linear maps and 2 attention products. Trained, each has two more backward.
-    assert flops(all_parameters(remat="none")) == 3 * 3 * 9
-    assert flops(last_layers(1, remat="none")) == 2 * 9 + 3 * 9
+    assert _products_in_layers(all_parameters(remat="none")) == 3 * 3 * 9
+    assert _products_in_layers(last_layers(1, remat="none")) == 2 * 9 + 3 * 9
+
+
+def test_remat_computes_again_what_it_says():
+    kept = 3 * 3 * 9
+    # The two attention products of each layer; and of all nine those that a gradient asks for.
+    assert _products_in_layers(all_parameters(remat="dots")) == kept + 3 * 2
+    assert _products_in_layers(all_parameters(remat="layers")) == kept + 3 * 8
 
 
 def _inner(jaxpr):
     for equation in jaxpr.eqns:
         for value in equation.params.values():
-            inner = getattr(value, "jaxpr", None)
-            if inner is not None:
-                yield equation, getattr(inner, "jaxpr", inner)
+            inner = getattr(value, "jaxpr", value)  # closed, or open as that of a remat
+            if hasattr(inner, "eqns"):
+                yield equation, inner
 
 
 def _scans(jaxpr):

@@ -1,0 +1,1 @@
+"""A package as a user would write it: a reward, a rule and a model for `rsft run`."""
