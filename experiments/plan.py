@@ -311,7 +311,9 @@ def decode_program(
     The weights are a copy in bfloat16 beside the train state, divided by `tensor` alone where that
     is enough room, so that a step gathers none.
     """
-    config = dataclasses.replace(config, dtype=jnp.bfloat16)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"  # where a cache in half precision is slow
+    cache_dtype = None if on_cpu else jnp.bfloat16
+    config = dataclasses.replace(config, dtype=jnp.bfloat16, cache_dtype=cache_dtype)
     model = Transformer(config)
     params = _abstract_params(config, jnp.bfloat16)
     whole = 2 * num_parameters(config) / mesh.shape["tensor"]
