@@ -100,9 +100,9 @@ def _run(folder: Path) -> dict[str, Any]:
     metric, value = _MAIN_METRIC.get(kind), None
     if metric is not None:
         name, arm = METRICS[kind][metric], ARMS[kind][0]
-        values = [e.get(metric) for e in events if e["event"] == name and e.get("arm") == arm]
+        values = [e.get(metric) for e in events if e.get("event") == name and e.get("arm") == arm]
         value = values[-1] if values else None
-    rounds = max((e["round"] for e in events if e["event"] == "round"), default=0)
+    rounds = max((e["round"] for e in events if e.get("event") == "round"), default=0)
     return {
         "kind": "run",
         "folder": str(folder),

@@ -248,7 +248,8 @@ def figures(folder: Path, study: Study) -> Iterator[tuple[int, float]]:
         return
     for event in events:
         value = event.get(study.search.metric)
-        if event["event"] == study.event and event.get("arm") == study.arm and value is not None:
+        is_ours = (event.get("event"), event.get("arm")) == (study.event, study.arm)
+        if is_ours and value is not None:
             yield int(event.get("round", study.last_round)), float(value)
 
 
