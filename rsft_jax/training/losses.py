@@ -356,7 +356,7 @@ def _hidden_at(
     chex.assert_equal_shape([batch.tokens, batch.positions])
     inputs = [batch.tokens, batch.positions]
     inputs += [batch.segments] if isinstance(batch, PackedBatch) else []
-    keys = {} if rngs is None else {"rngs": rngs}
+    keys: dict[str, Any] = {} if rngs is None else {"rngs": dict(rngs)}
     hidden: Any = model.apply(variables, *inputs, method="hidden", **keys)
     return jnp.take_along_axis(hidden, index[:, :, None] - 1, axis=1)
 
