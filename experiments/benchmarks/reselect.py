@@ -5,7 +5,8 @@
 
 A separate run of a beta draws its candidates, scores them and selects; nothing is trained, so that
 drawing is not made to look dearer. The sweep reads the store once and selects for each beta, with
-the random control and the diversity that `rsft reselect` prints. Everything is compiled before.
+the random control and the diversity that `rsft reselect` prints; "select" is reading and selecting
+alone. Everything is compiled before.
 """
 
 import argparse
@@ -95,16 +96,21 @@ def measure(task: Task, folder: Path, betas: Sequence[float] = BETAS) -> dict[st
     for rule in rules:
         reselect.reselect(groups, rule, task.config.seed)
     sweep = time.perf_counter() - start
+    start = time.perf_counter()
+    groups, problems = read_candidates(folder, field="benchmark")
     again = [
         np.asarray(reselect.select_again(groups[0], rule, task.config.seed).accepted)
         for rule in rules
     ]
+    selecting = time.perf_counter() - start
     return {
         "betas": len(betas),
         "candidates": int(accepted[0].size),
         "separate_seconds": round(separate, 3),
         "sweep_seconds": round(sweep, 3),
         "ratio": round(separate / sweep, 1),
+        "select_seconds": round(selecting, 3),
+        "select_ratio": round(separate / selecting, 1),
         "accepted": [int(mask.sum()) for mask in accepted],
         "same_selections": not problems
         and all(np.array_equal(a, b) for a, b in zip(accepted, again)),
