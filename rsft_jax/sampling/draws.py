@@ -10,10 +10,14 @@ import jax.numpy as jnp
 from rsft_jax.types import Array, PRNGKey
 
 
+def is_typed(key: object) -> bool:
+    """Whether `key` is a typed key, or an array of them, and not raw words."""
+    return isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+
+
 def check_key(key: PRNGKey) -> None:
     """Raises ValueError unless `key` is one typed key, as made by `jax.random.key`."""
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed or key.shape != ():
+    if not is_typed(key) or key.shape != ():
         raise ValueError(
             "key must be a single typed key, as made by jax.random.key(seed); "
             f"got {getattr(key, 'dtype', type(key).__name__)} of shape {getattr(key, 'shape', ())}"

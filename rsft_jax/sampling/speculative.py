@@ -21,7 +21,7 @@ from rsft_jax.sampling.categorical import (
     pick_within,
     take_block,
 )
-from rsft_jax.sampling.draws import check_key, log_uniform, row_keys, unit_uniform
+from rsft_jax.sampling.draws import check_key, is_typed, log_uniform, row_keys, unit_uniform
 from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array, PRNGKey, record
 
@@ -95,8 +95,9 @@ def speculative_sample(
       Leviathan et al., Fast Inference from Transformers via Speculative Decoding (2023), section 2.
       Sun et al., Block Verification Accelerates Speculative Decoding (2024), algorithm 2.
     """
+    chex.assert_rank(draft_tokens, 2)
     rows, drafts = draft_tokens.shape
-    if getattr(key, "shape", ()) != (rows,):
+    if not (is_typed(key) and key.shape == (rows,)):
         check_key(key)
         key = row_keys(key, rows)
     if verification not in ("token", "block"):
@@ -108,7 +109,6 @@ def speculative_sample(
         )
     check_vocabulary("target_logits", target_logits)
     stops = tuple(check_integer("stop_token_ids", i, 0, note="each") for i in stop_token_ids)
-    chex.assert_rank(draft_tokens, 2)
     chex.assert_shape(draft_logits, (rows, drafts, None))
     chex.assert_shape(target_logits, (rows, drafts + 1, None))
     return _speculative_sample(

@@ -89,16 +89,6 @@ def test_no_token_is_refused_twice_and_masked_ones_are_never_asked():
     assert sample.value.tolist() == [599]
 
 
-def test_constrained_sample_jit_shapes_and_row_independence():
-    logits = jnp.broadcast_to(jnp.log(P), (2, 3, 125)).astype(jnp.float32)
-    shaped = constrained_sample(jax.random.key(0), logits, allows)
-    assert shaped.value.shape == (2, 3)
-    assert (shaped.value.reshape(-1) == draw(6).value).all()
-    assert (draw(50).value[:6] == draw(6).value).all()
-    jitted = jax.jit(lambda k, x: constrained_sample(k, x, allows))(jax.random.key(0), logits)
-    assert (jitted.value == shaped.value).all()
-
-
 @pytest.mark.parametrize("draws", [DEFAULT_DRAWS, pytest.param(SLOW_DRAWS, marks=pytest.mark.slow)])
 def test_squeeze_accepts_with_the_dear_probability_and_asks_only_between(draws):
     accept = np.array([0.1, 0.5, 0.9, 0.0])

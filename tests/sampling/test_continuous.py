@@ -145,22 +145,6 @@ def test_nan_ratio_is_not_accepted():
     assert (sample.value > 0).all()
 
 
-def test_vmap_and_jit_agree_with_a_loop_and_nothing_is_traced_twice():
-    keys = jax.random.split(jax.random.key(3), 3)
-
-    def run(key):
-        return rejection_sample_from(
-            key, propose, log_ratio, log_envelope=0.0, num_samples=64
-        ).value
-
-    loop = jnp.stack([run(k) for k in keys])
-    np.testing.assert_allclose(jax.vmap(run)(keys), loop, rtol=1e-6)
-    np.testing.assert_allclose(jax.jit(run)(keys[0]), loop[0], rtol=1e-6)
-    before = _sample_blocks._cache_size()
-    run(keys[1])
-    assert _sample_blocks._cache_size() == before
-
-
 def test_other_generators_than_threefry_work():
     sample = rejection_sample_from(
         jax.random.key(0, impl="rbg"), propose, log_ratio, log_envelope=0.0, num_samples=20_000

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from rsft_jax.sampling import log_envelope_supremum, rejection_sample
 from rsft_jax.sampling.draws import log_uniform
-from rsft_jax.sampling.rejection import _rejection_sample
 from tests.gates import (
     DEFAULT_DRAWS,
     SLOW_DRAWS,
@@ -239,36 +238,6 @@ def test_row_does_not_depend_on_batch_and_rows_beyond_the_lanes_finish():
     for got, number in ((part, 3), (one, 1)):
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(got), strict=True):
             assert (a[:number] == b).all()
-
-
-def test_vmap_and_leading_axes_and_jit_agree():
-    log_q = jax.random.normal(jax.random.key(1), (2, 3, 300))
-    log_p = jax.random.normal(jax.random.key(2), (2, 3, 300))
-    key = jax.random.key(3)
-    flat = rejection_sample(key, log_q.reshape(6, 300), log_p.reshape(6, 300))
-    shaped = rejection_sample(key, log_q, log_p)
-    assert shaped.value.shape == (2, 3)
-    assert (shaped.value.reshape(6) == flat.value).all()
-    jitted = jax.jit(lambda k, q, p: rejection_sample(k, q, p))(key, log_q, log_p)
-    assert (jitted.value == shaped.value).all()
-    keys = jax.random.split(key, 2)
-    mapped = jax.vmap(rejection_sample)(keys, log_q, log_p)
-    loop = [rejection_sample(k, q, p) for k, q, p in zip(keys, log_q, log_p, strict=True)]
-    assert (mapped.value == jnp.stack([s.value for s in loop])).all()
-    scanned = jax.lax.scan(lambda c, x: (c, rejection_sample(*x).value), 0, (keys, log_q, log_p))[1]
-    assert (scanned == mapped.value).all()
-
-
-def test_shift_of_logits_changes_nothing_but_rounding():
-    shifted = draw(2000, log_p=LOG_P - 7, log_q=LOG_Q + 5)
-    assert (shifted.value == draw(2000).value).mean() > 0.999
-
-
-def test_second_call_does_not_trace_again():
-    draw(10, max_attempts=77)
-    before = _rejection_sample._cache_size()
-    draw(10, seed=9, max_attempts=77)
-    assert _rejection_sample._cache_size() == before
 
 
 def test_dtypes_half_and_double():

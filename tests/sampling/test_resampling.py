@@ -59,15 +59,6 @@ def test_resampling_edges():
     assert sorted(everything.tolist()) == [0, 1, 2, 3]
 
 
-def test_resampling_rows_are_independent():
-    for replacement in (True, False):
-        many, few = (
-            importance_resample(jax.random.key(2), rows(n), 3, replacement=replacement)
-            for n in (40, 4)
-        )
-        assert (many[:4] == few).all()
-
-
 @sizes
 def test_rejection_control_keeps_the_mean_weight(draws):
     log_w = jnp.broadcast_to(jnp.log(jnp.array([0.25, 1.0, 3.0])), (draws, 3)).astype(jnp.float32)
