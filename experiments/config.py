@@ -39,6 +39,7 @@ MAX_SWEEP_JOBS = 1000
 _CODE = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 _CONFIG_MODULE = "rsft_jax.configs"
 _MAX_YAML_BYTES = 1_000_000
+_MAX_YAML_DEPTH = 20
 # 1.4 warns when it is given and 1.3 when it is not.
 _HYDRA = {} if hydra.__version__ >= "1.4" else {"version_base": None}
 
@@ -348,6 +349,11 @@ def _compose_groups(choices: list[str], config_dir: Path | None) -> dict[str, An
             composed = hydra.compose("run", overrides=choices)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(_explain_hydra(error)) from None
+    except RecursionError:
+        chosen = ", ".join(choice for choice in choices if not choice.startswith("hydra."))
+        raise ConfigError(
+            f"defaults: the defaults of a file lead back to it; one of {chosen}"
+        ) from None
     return OmegaConf.to_container(composed, resolve=False)  # type: ignore[return-value]
 
 
@@ -484,7 +490,12 @@ def _check_yaml(path: Path) -> None:
     try:
         if path.stat().st_size > _MAX_YAML_BYTES:
             raise ConfigError(f"{path}: larger than {_MAX_YAML_BYTES} bytes")
+        depth = 0
         for event in yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_YAML_DEPTH:  # and the loader takes minutes for some thousands
+                raise ConfigError(f"{path}: more than {_MAX_YAML_DEPTH} groups inside each other")
             place = f"{path}:{event.start_mark.line + 1}"
             if isinstance(event, yaml.AliasEvent):
                 raise ConfigError(f"{place}: YAML aliases (*{event.anchor}) are not allowed")

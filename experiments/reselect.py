@@ -15,7 +15,13 @@ from rsft_jax import rounds
 from rsft_jax.experiments import build, ranges, schema
 from rsft_jax.experiments.arguments import Parser
 from rsft_jax.experiments.candidates import Group, read_candidates
-from rsft_jax.experiments.config import compose, expand_sweep, parse_overrides, read_config
+from rsft_jax.experiments.config import (
+    allowed_packages,
+    compose,
+    expand_sweep,
+    parse_overrides,
+    read_config,
+)
 from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.errors import ConfigError, ExitCode, shown
 from rsft_jax.experiments.structure import build as typed
@@ -136,7 +142,8 @@ def command(arguments: list[str]) -> int:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
     parsed = parser.parse_intermixed_args(arguments)
     run = _run_config(parsed.folder)
-    settings = _settings(parsed.overrides, parsed.config_dir, run)
+    overrides, allowed = _split_allowed(parsed.overrides)
+    settings = _settings(overrides, parsed.config_dir, run)
     if parsed.csv and not parsed.csv.absolute().parent.is_dir():
         raise ConfigError(f"--csv: {shown(str(parsed.csv))}; its folder is not there")
     groups, problems = read_candidates(parsed.folder, field="reselect")
@@ -151,7 +158,7 @@ def command(arguments: list[str]) -> int:
     rows = []
     for selection, seed in settings:
         ranges.validate_selection(selection, most)
-        rows.append(reselect(groups, build.make_rule(selection), seed))
+        rows.append(reselect(groups, build.make_rule(selection, allowed), seed))
     rounds_ = ", ".join(str(group.round) for group in groups)
     console.table(f"{parsed.folder}: {parsed.arm}, round {rounds_}", _COLUMNS, map(_row, rows))
     if parsed.csv:
@@ -172,9 +179,10 @@ def rescore_command(arguments: list[str]) -> int:
     parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="your own groups")
     parsed = parser.parse_intermixed_args(arguments)
     run = _run_config(parsed.folder)
-    reward = _reward(parsed.overrides, parsed.config_dir, run)
+    overrides, allowed = _split_allowed(parsed.overrides)
+    reward = _reward(overrides, parsed.config_dir, run)
     console = Console()
-    path, rows, problems = rescore(parsed.folder, reward, run)
+    path, rows, problems = rescore(parsed.folder, reward, run, allowed)
     for problem in problems:
         console.say(f"left out: {problem}")
     columns = ("part", "candidates", "unscored", "reward before", "after", "correlation")
@@ -184,7 +192,10 @@ def rescore_command(arguments: list[str]) -> int:
 
 
 def rescore(
-    folder: Path, reward: schema.RewardConfig, run: schema.LanguageConfig | None
+    folder: Path,
+    reward: schema.RewardConfig,
+    run: schema.LanguageConfig | None,
+    allow_packages: Sequence[str] = (),
 ) -> tuple[Path, list[tuple[Any, ...]], list[str]]:
     """Writes a store with the same candidates and another reward.
 
@@ -201,7 +212,7 @@ def rescore(
     if run is not None and run.candidates is None:
         asked = {p.id: p.text for p in build.load_prompt_split(run.data, heldout=False)}
     version = build.reward_version(reward)
-    score, judge = build.make_reward(reward), build.make_judge(reward)
+    score, judge = build.make_reward(reward, allow_packages), build.make_judge(reward)
     target = RolloutStore(folder / "rescored" / version)
     figures = []
     for part in parts:
@@ -242,6 +253,17 @@ def _run_config(folder: Path) -> schema.LanguageConfig | None:
     if not isinstance(config, schema.LanguageConfig):
         raise ConfigError(f"{shown(str(folder))}: only runs of kind language keep candidates")
     return config
+
+
+def _split_allowed(overrides: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Parts `allow_packages=[...]` from the settings of a rule or reward."""
+    rest, allowed = [], ()
+    for text, override in zip(overrides, parse_overrides(overrides)):
+        if override.key_or_group == "allow_packages":
+            allowed = allowed_packages(override.value())
+        else:
+            rest.append(text)
+    return rest, allowed
 
 
 def _settings(

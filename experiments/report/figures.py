@@ -1,7 +1,8 @@
 """The figures of a language run, one function each; each returns None when its data is missing."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -69,6 +70,7 @@ def effects(run: Run, comparisons: Sequence[Comparison]) -> Plot | None:
             for c in comparisons
         ),
         figure,
+        tuple(dataclasses.asdict(c) for c in comparisons),
     )
 
 
@@ -97,6 +99,7 @@ def score_by_round(run: Run, score: str) -> Plot | None:
         f"{text.percent(run.confidence, 0)} bootstrap intervals over prompts.",
         f"Mean held-out {score} by round. {_described(lines, f'{score}_mean')}",
         figure,
+        _rows(lines, f"{score}_mean", f"{score}_low", f"{score}_high"),
     )
 
 
@@ -120,6 +123,7 @@ def acceptance(run: Run) -> Plot | None:
         "rate. The control keeps as many as the rule would of its own candidates, by coin.",
         f"Acceptance rate by round. {_described(lines, 'acceptance_rate')}",
         figure,
+        _rows(lines, "acceptance_rate", "acceptance_low", "acceptance_high"),
     )
 
 
@@ -158,6 +162,7 @@ def reward_histograms(run: Run) -> Plot | None:
         "accepted. A rule that steers moves the accepted to the right, a coin does not.",
         "Histograms of reward, proposed and accepted. " + "; ".join(described),
         figure,
+        tuple(row for place in places if place in found for row in _counts(found[place], bins)),
     )
 
 
@@ -171,7 +176,8 @@ def accepted_by_reward(run: Run) -> Plot | None:
     if not parts:
         return None
     figure, (panel,) = make_axes()
-    described = []
+    described: list[str] = []
+    rows: list[dict[str, object]] = []
     for arm in dict.fromkeys(p.arm for p in parts):
         own = [p for p in parts if p.arm == arm]
         columns = {
@@ -191,6 +197,10 @@ def accepted_by_reward(run: Run) -> Plot | None:
         panel.plot(
             reward, probabilities, color=colour, linestyle=(0, (1, 1.5)), label=f"{arm}, rule"
         )
+        rows += [
+            {"arm": arm, "reward": x, "accepted": y, "accept_prob": z}
+            for x, y, z in zip(reward, shares, probabilities)
+        ]
         described.append(
             f"{arm}: {text.percent(shares[0])} of the lowest and {text.percent(shares[-1])} of "
             "the highest rewards"
@@ -210,6 +220,7 @@ def accepted_by_reward(run: Run) -> Plot | None:
         "part where a budget or a later rule of the chain had its say.",
         "Share of candidates accepted by reward. " + "; ".join(described),
         figure,
+        tuple(rows),
     )
 
 
@@ -245,6 +256,7 @@ def diversity(run: Run) -> Plot | None:
         "more varied. A policy that collapses shows it here first.",
         " ".join(f"{measures[key]}: {_described(found, key)}" for key, found in lines.items()),
         figure,
+        tuple({"measure": key, **row} for key, found in lines.items() for row in _rows(found, key)),
     )
 
 
@@ -266,6 +278,7 @@ def kl_by_round(run: Run) -> Plot | None:
         f"the model before training; bands are {text.percent(run.confidence, 0)} intervals.",
         f"KL to the reference by round. {_described(lines, 'kl_mean')}",
         figure,
+        _rows(lines, "kl_mean", "kl_low", "kl_high"),
     )
 
 
@@ -304,6 +317,7 @@ def reward_against_kl(run: Run) -> Plot | None:
             for arm, events in lines.items()
         ),
         figure,
+        _rows(lines, *(f"{n}_{end}" for n in ("kl", *scores) for end in ("mean", "low", "high"))),
     )
 
 
@@ -351,6 +365,7 @@ def seconds_by_stage(run: Run) -> Plot | None:
             for round_, arm in keys
         ),
         figure,
+        tuple({"round": r, "arm": arm, **rows[(r, arm)]} for r, arm in keys),
     )
 
 
@@ -397,6 +412,10 @@ def tokens_by_round(run: Run) -> Plot | None:
             for e in events
         ),
         figure,
+        tuple(
+            {n: e.get(n) for n in ("round", "arm", "generated_tokens", "trained_tokens")}
+            for e in events
+        ),
     )
 
 
@@ -437,6 +456,15 @@ def _round_lines(run: Run, key: str) -> dict[str, list[Event]]:
         arm: [e for e in run.series("round", arm) if _has(e, [key])] for arm in run.arms("round")
     }
     return {arm: events for arm, events in lines.items() if events}
+
+
+def _rows(lines: Mapping[str, Sequence[Event]], *keys: str) -> tuple[dict[str, object], ...]:
+    """Numbers of events as rows of a CSV file."""
+    return tuple(
+        {"arm": arm, "round": e["round"], **{key: number(e, key) for key in keys}}
+        for arm, events in lines.items()
+        for e in events
+    )
 
 
 def _line(panel: Axes, events: Sequence[Event], key: str, band: str | None, arm: str) -> None:
@@ -496,6 +524,25 @@ def _histogram(panel: Axes, part: Part, bins: np.ndarray) -> str:
         f"round {part.round} {part.arm}: {proposed.size} proposed, mean {text.number(means[0])}, "
         f"{accepted.size} accepted, mean {text.number(means[1])}"
     )
+
+
+def _counts(part: Part, bins: np.ndarray) -> list[dict[str, object]]:
+    """The counts of `_histogram`, a row for each bin."""
+    reward = part.data["reward"]
+    scored = np.isfinite(reward)
+    proposed, _ = np.histogram(reward[scored], bins)
+    accepted, _ = np.histogram(reward[scored & part.data["accepted"]], bins)
+    return [
+        {
+            "round": part.round,
+            "arm": part.arm,
+            "from": low,
+            "to": high,
+            "proposed": p,
+            "accepted": a,
+        }
+        for low, high, p, a in zip(bins[:-1], bins[1:], proposed, accepted)
+    ]
 
 
 def _groups_by_reward(reward: np.ndarray) -> list[np.ndarray]:

@@ -71,6 +71,7 @@ def densities(laws: Sequence[Event]) -> Plot | None:
         "open, and drawn to three deviations.",
         "Histograms of accepted samples. " + _described(laws, ("mean", "mean_exact", "variance")),
         figure,
+        _bin_rows(laws),
     )
 
 
@@ -103,6 +104,7 @@ def relative_to_target(laws: Sequence[Event]) -> Plot | None:
         "flat line at 1 is the target itself.",
         "Shares relative to the target. " + _described(laws, ("tv_target", "tv_own")),
         figure,
+        _bin_rows(laws),
     )
 
 
@@ -144,6 +146,7 @@ def distances(laws: Sequence[Event]) -> Plot | None:
         "Total variation. "
         + _described(laws, ("tv_target", "tv_target_exact", "tv_own", "tv_gate")),
         figure,
+        _rows(laws, "tv_target", "tv_target_exact", "tv_own", "tv_gate"),
     )
 
 
@@ -173,6 +176,7 @@ def acceptance_rates(laws: Sequence[Event]) -> Plot | None:
         "Observed rate with its 95 % interval (often narrower than its line), and the exact rate.",
         "Acceptance. " + _described(laws, ("acceptance_rate", "acceptance_exact")),
         figure,
+        _rows(laws, "acceptance_rate", "acceptance_low", "acceptance_high", "acceptance_exact"),
     )
 
 
@@ -218,6 +222,30 @@ def loss_by_round(run: Run, key: str) -> Plot | None:
             for arm, events in lines.items()
         ),
         figure,
+        _rows(
+            [e for events in lines.values() for e in events],
+            "round",
+            key,
+            f"{key}_low",
+            f"{key}_high",
+            f"{key}_best",
+        ),
+    )
+
+
+def _rows(events: Sequence[Event], *keys: str) -> tuple[dict[str, object], ...]:
+    """Numbers of events as rows of a CSV file."""
+    return tuple({"arm": e["arm"], **{key: number(e, key) for key in keys}} for e in events)
+
+
+def _bin_rows(laws: Sequence[Event]) -> tuple[dict[str, object], ...]:
+    """The shares of the bins, a row each; the outer two are open."""
+    return tuple(
+        {"arm": law["arm"], "from": low, "to": high, **dict(zip(_SHARES, shares))}
+        for law in laws
+        for low, high, *shares in zip(
+            ["", *law["bin_edges"]], [*law["bin_edges"], ""], *(law[key] for key in _SHARES)
+        )
     )
 
 

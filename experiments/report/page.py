@@ -87,8 +87,7 @@ def write_page(
     (folder / "figures").mkdir(exist_ok=True)
     for plot in plots:
         _write(folder / "figures" / f"{plot.name}.png", images[plot.name])
-        if plot.rows:
-            _write(folder / "figures" / f"{plot.name}.csv", to_csv(plot.rows).encode())
+        _write(folder / "figures" / f"{plot.name}.csv", to_csv(plot.rows).encode())
     return _write(folder / "report.html", page.encode())
 
 

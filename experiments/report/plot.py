@@ -75,7 +75,7 @@ class Plot:
     caption: str
     alt: str
     figure: Figure
-    rows: tuple[Mapping[str, Any], ...] = ()
+    rows: tuple[Mapping[str, Any], ...]
 
 
 def make_axes(

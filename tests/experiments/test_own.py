@@ -201,3 +201,14 @@ def test_malformed_terms_are_refused(override, part):
 def test_options_are_single_values():
     text = refusal(["selection=own", "selection.function=a.b", "selection.options={x: [1]}"])
     assert text.startswith("selection.options.x: [1] is not a single value")
+
+
+def test_stored_candidates_are_judged_by_own_rules(tmp_path, capsys):
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"prompt": "p", "completion": "c", "reward": 0.7}\n')
+    rule = ["selection=own", "selection.function=mylab.rules.at_least",
+            "selection.options={minimum: 0.5}"]  # fmt: skip
+    assert main(["reselect", str(path), *rule]) == ExitCode.USAGE
+    assert "add allow_packages=[mylab] to the command" in capsys.readouterr().err
+    assert main(["reselect", str(path), *rule, ALLOW]) == 0
+    assert "1/1" in capsys.readouterr().out

@@ -103,8 +103,11 @@ def page(run):
 def test_report_has_every_figure_on_the_page_and_as_png(run, page):
     assert page.figures == LANGUAGE_FIGURES
     assert set(page.labels) == LANGUAGE_FIGURES
-    images = {path.stem: path.read_bytes() for path in (run / "figures").iterdir()}
+    images = {path.stem: path.read_bytes() for path in (run / "figures").glob("*.png")}
     assert set(images) == LANGUAGE_FIGURES
+    tables = {path.stem: path.read_text() for path in (run / "figures").glob("*.csv")}
+    assert set(tables) == LANGUAGE_FIGURES
+    assert all(table.count("\n") > 1 for table in tables.values())
     assert all(image.startswith(b"\x89PNG") for image in images.values())
     assert (run / "report.html").stat().st_size < 3_000_000
 

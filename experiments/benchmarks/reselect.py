@@ -1,0 +1,139 @@
+"""Twelve betas over one stored rollout set, against drawing twelve times; and the same selections.
+
+    python -m rsft_jax.experiments.benchmarks.reselect
+    python -m rsft_jax.experiments.benchmarks.reselect --experiment stories --prompts 8
+
+A separate run of a beta draws its candidates, scores them and selects; nothing is trained, so that
+drawing is not made to look dearer. The sweep reads the store once and selects for each beta, with
+the random control and the diversity that `rsft reselect` prints. Everything is compiled before.
+"""
+
+import argparse
+import io
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rsft_jax import rounds
+from rsft_jax.experiments import build, reselect, samples
+from rsft_jax.experiments.candidates import read_candidates
+from rsft_jax.experiments.config import load_config
+from rsft_jax.experiments.console import Console
+from rsft_jax.experiments.language import round_prompts
+from rsft_jax.experiments.schema import LanguageConfig
+from rsft_jax.experiments.task import Task, make_task
+from rsft_jax.rollouts import RolloutStore
+from rsft_jax.selection import SelectionRule
+
+BETAS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 2.0)
+
+
+def separate_run(task: Task, rule: SelectionRule) -> tuple[np.ndarray, Mapping[str, Any]]:
+    """The first round of a run up to its selection.
+
+    Returns:
+      `[P, N]` what it accepts, and the rows that it would store.
+    """
+    batch = round_prompts(task, 1)
+    num = task.config.sampling.num_candidates
+    seen: list[samples.Scores] = []
+
+    def propose(key: Any, state: Any, batch: Any) -> Any:
+        return task.draw(key, state, batch, num, stage="draw")
+
+    def score(batch: Any, completions: Any) -> np.ndarray:
+        seen.append(task.score(batch, completions))
+        return seen[0].reward.astype(np.float32)
+
+    key, _ = jax.random.split(jax.random.fold_in(task.keys["rounds"], 1))  # as in `run_rounds`
+    found = rounds.collect(key, task.initial, batch, propose=propose, score=score, rule=rule)
+    rows = samples.rollout_rows(
+        round_=1,
+        arm="policy",
+        prompts=batch.prompts,
+        rendered=batch.rendered,
+        completions=found.completions,
+        scores=seen[0],
+        selection=found.selection,
+        rule=rule,
+    )
+    return np.asarray(found.selection.accepted), rows
+
+
+def rules_of(task: Task, betas: Sequence[float]) -> list[SelectionRule]:
+    """The rule of the experiment at each beta."""
+    overrides = ["selection=statistical_rejection", "selection.budget=2"]
+    name = f"experiment={task.config.name}"
+    configs = [load_config([name, *overrides, f"selection.beta={beta}"]) for beta in betas]
+    return [build.make_rule(c.selection) for c in configs if isinstance(c, LanguageConfig)]
+
+
+def measure(task: Task, folder: Path, betas: Sequence[float] = BETAS) -> dict[str, Any]:
+    """Times both ways and compares what they accept.
+
+    Args:
+      task: of the experiment.
+      folder: for the store; empty.
+      betas: of the sweep.
+    """
+    rules = rules_of(task, betas)
+    _, rows = separate_run(task, rules[0])  # compiles
+    RolloutStore(folder).append(dict(rows), name="round-001-policy")
+    warm, _ = read_candidates(folder, field="benchmark")
+    reselect.reselect(warm, rules[0], task.config.seed)
+    start = time.perf_counter()
+    accepted = [separate_run(task, rule)[0] for rule in rules]
+    separate = time.perf_counter() - start
+    start = time.perf_counter()
+    groups, problems = read_candidates(folder, field="benchmark")
+    for rule in rules:
+        reselect.reselect(groups, rule, task.config.seed)
+    sweep = time.perf_counter() - start
+    again = [
+        np.asarray(reselect.select_again(groups[0], rule, task.config.seed).accepted)
+        for rule in rules
+    ]
+    return {
+        "betas": len(betas),
+        "candidates": int(accepted[0].size),
+        "separate_seconds": round(separate, 3),
+        "sweep_seconds": round(sweep, 3),
+        "ratio": round(separate / sweep, 1),
+        "accepted": [int(mask.sum()) for mask in accepted],
+        "same_selections": not problems
+        and all(np.array_equal(a, b) for a, b in zip(accepted, again)),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--experiment", default="smoke")
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--candidates", type=int, default=8)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    arguments = parser.parse_args(argv)
+    config = load_config(
+        [
+            f"experiment={arguments.experiment}",
+            f"data.max_train_prompts={arguments.prompts}",
+            f"rounds.prompts_per_round={arguments.prompts}",
+            f"sampling.num_candidates={arguments.candidates}",
+            f"sampling.max_new_tokens={arguments.new_tokens}",
+            "sampling.batch_size=64",
+        ]
+    )
+    assert isinstance(config, LanguageConfig)
+    task = make_task(config, Console(io.StringIO()))
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(task, Path(folder))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
