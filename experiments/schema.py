@@ -5,7 +5,7 @@ of `configs/`, which state every one of them: no default hides here. Their range
 `ranges.py`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 
@@ -73,7 +73,7 @@ class SamplingConfig:
     batch_size: int
     min_new_tokens: int = 0
     repetition_penalty: float = 1.0
-    stop_strings: list[str] = field(default_factory=list)
+    stop_strings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -210,8 +210,8 @@ class Task:
           num: how many completions for each.
           stage: what it is for, shown as the progress's name.
           note: shown beside the progress.
-          on_end: called with the figures of the work: tokens, tokens a second, the part of the
-            slots that was in use, and how many shapes were compiled.
+          on_end: called with the figures of the work: tokens, the part of the slots that was in
+            use, and how many shapes were compiled.
 
         Raises:
           ValueError: if the policy gives no distribution, naming prompt and position.
@@ -236,7 +236,6 @@ class Task:
         on_end: Callable[[Mapping[str, Any]], None] | None,
     ) -> Completions:
         total = len(batch.prompts) * num
-        start = time.monotonic()
         with self.console.progress(stage, total, "completions") as advance:
             before = GenerationProgress(0, total, 0, 0)
 
@@ -261,11 +260,9 @@ class Task:
                 on_progress=show,
             )
         if on_end is not None:
-            seconds = time.monotonic() - start
             on_end(
                 {
                     "tokens": before.tokens,
-                    "tokens_per_second": before.tokens / seconds,
                     "slot_use": before.tokens / before.slot_steps,
                     "programs": before.programs,
                 }

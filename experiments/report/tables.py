@@ -335,7 +335,7 @@ def _count(count: int, total: int) -> str:
     return f"{count:,} ({text.percent(count / total)})" if count else "–"
 
 
-def _slot_use(event: Mapping[str, Any]) -> str:
+def _slot_use(event: Event) -> str:
     """The part of the decoding slots that was in use; nothing where none was drawn."""
     drawing = event.get("generation")
     if not isinstance(drawing, Mapping):

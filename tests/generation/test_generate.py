@@ -171,6 +171,29 @@ def test_slots_are_refilled_and_the_host_is_told():
     waiting = sum(max(lengths[i : i + 3]) * 3 for i in range(0, 20, 3))
     assert seen[-1].slot_steps < waiting
     assert seen[-1].tokens / seen[-1].slot_steps > 0.85
+    assert seen[-1].programs == 2  # a block of prompts, a step of three slots
+
+
+def test_when_nothing_waits_fewer_slots_go_on_and_every_program_is_compiled_once():
+    compiled = []
+    model, params = _model("float32")
+
+    class Counted:
+        def __call__(self, params, tokens, positions, cache):
+            compiled.append(tokens.shape)
+            return logits_fn(model)(params, tokens, positions, cache)
+
+    counted, seen = Counted(), []
+    law = SamplingParams(max_new_tokens=40, stop_token_ids=tuple(range(3, 40, 5)))
+    for _ in range(2):
+        drawn = generate(
+            jax.random.key(1), counted, params, PROMPTS, num_candidates=8, sampling=law,
+            init_cache=cache_fn(model), slots=40, on_progress=seen.append,
+        )  # fmt: skip
+    assert compiled == [(5, 5), (40, 1), (10, 1)]
+    assert seen[-1].programs == 3
+    assert seen[-1].slot_steps < 40 * int(drawn.lengths.max())
+    _assert_same(drawn, _generate(key=1, num=8, dtype="float32", sampling=law), tolerance=1e-5)
 
 
 def test_second_call_of_a_shape_compiles_nothing():
