@@ -322,7 +322,14 @@ def _figure(groups: Sequence[dict[str, Any]]) -> bytes:
         axes.set_xlabel("KL to the start, nats")
         axes.set_title("expected reward after the last round")
         legend_above(figure, axes)
-        plot = Plot(name="reward-kl", title="Reward against KL", caption="", alt="", figure=figure)
+        plot = Plot(
+            name="reward-kl",
+            title="Reward against KL",
+            caption="",
+            alt="",
+            figure=figure,
+            rows=tuple(groups),
+        )
         return to_png(plot)
 
 
