@@ -121,6 +121,8 @@ def sampling_params(
         top_p=sampling.top_p,
         min_p=sampling.min_p,
         stop_token_ids=stop_token_ids,
+        min_new_tokens=sampling.min_new_tokens,
+        repetition_penalty=sampling.repetition_penalty,
     )
 
 

@@ -182,7 +182,7 @@ def source_of(task: Task, names: PolicyNames, key: PRNGKey, state: TrainState) -
     """What the candidates of a round hang on."""
     bits = np.asarray(jax.random.key_data(key))
     kind = str(jax.random.key_impl(key))
-    return Source(names.name(state), repr(task.sampling), f"{kind}:{bits.tobytes().hex()}")
+    return Source(names.name(state), task.law, f"{kind}:{bits.tobytes().hex()}")
 
 
 @contextlib.contextmanager

@@ -78,11 +78,13 @@ class ArmRound(NamedTuple):
       report: of the round.
       scores: of its candidates.
       identity: where they come from, as columns of a rollout file.
+      drawing: figures of drawing them; None if they were drawn before.
     """
 
     report: RoundReport
     scores: samples.Scores
     identity: Mapping[str, list[Any]]
+    drawing: Mapping[str, Any] | None
 
 
 def rounds_of_arms(
@@ -98,6 +100,7 @@ def rounds_of_arms(
     What earlier rounds accepted is read from `rollouts`.
     """
     seen: dict[str, tuple[samples.Scores, Mapping[str, list[Any]]]] = {}
+    drawing: dict[str, Mapping[str, Any]] = {}
     kept = KeptDraws(store, task.tokenizer, task.sampling.max_new_tokens)
     names = PolicyNames(task)
     num = task.config.sampling.num_candidates
@@ -115,6 +118,7 @@ def rounds_of_arms(
 
         def propose(key: PRNGKey, state: TrainState, batch: PromptBatch) -> Completions:
             nonlocal identity
+            drawing.pop(arm, None)
             if task.offered is not None:
                 identity = {"place": np.repeat(batch.places, task.offered.num).tolist()}
                 return task.offered.completions(batch.places)
@@ -123,7 +127,10 @@ def rounds_of_arms(
             stage = f"round {number}: draw for {arm}"
 
             def draw(some: PromptBatch) -> Completions:
-                return task.draw(key, state, some, num, stage=stage, note=note)
+                return task.draw(
+                    key, state, some, num, stage=stage, note=note,
+                    on_end=lambda figures: drawing.update({arm: figures}),
+                )  # fmt: skip
 
             return kept.get(source, batch, num, draw, round_=number, arm=arm)
 
@@ -162,7 +169,9 @@ def rounds_of_arms(
     generators = {arm: rounds_of(arm) for arm in rules}
     for _ in range(done, task.config.rounds.num_rounds):
         reports = {arm: next(generator) for arm, generator in generators.items()}
-        yield {arm: ArmRound(report, *seen[arm]) for arm, report in reports.items()}
+        yield {
+            arm: ArmRound(report, *seen[arm], drawing.get(arm)) for arm, report in reports.items()
+        }
 
 
 def round_prompts(task: Task, round_: int) -> PromptBatch:
@@ -224,6 +233,7 @@ def log_round(
         "judge_accepted": _mean(scores.judge[accepted]),
         "ess": float(effective_sample_size(np.log(weights))) if weights.size else 0.0,
         "generated_tokens": int(np.asarray(collected.completions.lengths).sum()),
+        "generation": made.drawing,
         "trained_tokens": 0,
         "on_policy_gap": report.gap,
         **report.metrics,

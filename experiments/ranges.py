@@ -83,6 +83,15 @@ def _validate_language(config: LanguageConfig) -> None:
     _at_least("sampling.top_k", sampling.top_k, 0)
     _check(0 < sampling.top_p <= 1, "sampling.top_p", sampling.top_p, "above 0 and at most 1")
     _check(0 <= sampling.min_p <= 1, "sampling.min_p", sampling.min_p, "from 0 to 1")
+    most = sampling.max_new_tokens
+    allowed = f"from 0 to sampling.max_new_tokens = {most}"
+    fewest = sampling.min_new_tokens
+    _check(0 <= fewest <= most, "sampling.min_new_tokens", fewest, allowed)
+    penalty = sampling.repetition_penalty
+    finite = math.isfinite(penalty) and penalty > 0
+    _check(finite, "sampling.repetition_penalty", penalty, "above 0 (1 is off)")
+    strings = list(sampling.stop_strings)
+    _check(all(strings), "sampling.stop_strings", strings, "texts that are not empty")
 
     validate_reward(config.reward)
     validate_selection(config.selection, sampling.num_candidates)

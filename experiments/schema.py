@@ -58,6 +58,10 @@ class SamplingConfig:
       top_p: keep the most likely tokens of this mass, in (0, 1]; 1 keeps all.
       min_p: keep tokens at least this times as likely as the likeliest, in [0, 1]; 0 keeps all.
       batch_size: candidates decoded at the same time.
+      min_new_tokens: no stop token is drawn before so many other tokens.
+      repetition_penalty: makes tokens that the prompt or the completion has already less likely,
+        as in CTRL; 1 is off.
+      stop_strings: texts that end a completion, beside the policy's stop tokens.
     """
 
     num_candidates: int
@@ -67,6 +71,9 @@ class SamplingConfig:
     top_p: float
     min_p: float
     batch_size: int
+    min_new_tokens: int = 0
+    repetition_penalty: float = 1.0
+    stop_strings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ train state that comes in and goes out.
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,9 +35,12 @@ from rsft_jax.generation import (
     GenerationProgress,
     Prompts,
     SamplingParams,
+    StopFn,
+    check_completions,
     generate,
     pad_prompts,
     score,
+    stop_strings,
 )
 from rsft_jax.models import Transformer, cache_fn, logits_fn
 from rsft_jax.rewards import Interval, WeightedSum
@@ -196,17 +199,41 @@ class Task:
         *,
         stage: str,
         note: str = "",
+        on_end: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> Completions:
-        """Draws `num` completions for each prompt; `note` is shown beside the progress."""
+        """Draws `num` completions for each prompt.
+
+        Args:
+          key: random key, consumed.
+          state: the policy.
+          batch: the prompts.
+          num: how many completions for each.
+          stage: what it is for, shown as the progress's name.
+          note: shown beside the progress.
+          on_end: called with the figures of the work: tokens, the part of the slots that was in
+            use, and how many shapes were compiled.
+
+        Raises:
+          ValueError: if the policy gives no distribution, naming prompt and position.
+        """
         params = self.exported(state)
 
         def draw(places: np.ndarray) -> Completions:
-            return self._draw(key, params, batch.take(places), num, stage, note)
+            return self._draw(key, params, batch.take(places), num, stage, note, on_end)
 
-        return divide_work(draw, len(batch.prompts))
+        completions = divide_work(draw, len(batch.prompts))
+        check_completions(completions)
+        return completions
 
     def _draw(
-        self, key: PRNGKey, params: Params, batch: PromptBatch, num: int, stage: str, note: str
+        self,
+        key: PRNGKey,
+        params: Params,
+        batch: PromptBatch,
+        num: int,
+        stage: str,
+        note: str,
+        on_end: Callable[[Mapping[str, Any]], None] | None,
     ) -> Completions:
         total = len(batch.prompts) * num
         with self.console.progress(stage, total, "completions") as advance:
@@ -218,7 +245,7 @@ class Task:
                 advance(items, tokens=now.tokens - before.tokens, note=note)
                 before = now
 
-            return generate(
+            completions = generate(
                 key,
                 logits_fn(self.model),
                 params,
@@ -229,8 +256,32 @@ class Task:
                 prompt_ids=batch.places,
                 slots=self.config.sampling.batch_size,
                 max_length=self.model.config.max_length,
+                stop=self.stop,
                 on_progress=show,
             )
+        if on_end is not None:
+            on_end(
+                {
+                    "tokens": before.tokens,
+                    "slot_use": before.tokens / before.slot_steps,
+                    "programs": before.programs,
+                }
+            )
+        return completions
+
+    @functools.cached_property
+    def stop(self) -> StopFn | None:
+        """Ends completions at the stop strings."""
+        strings = self.config.sampling.stop_strings
+        if not strings:
+            return None
+        return stop_strings(lambda ids: self.tokenizer.decode_batch([ids])[0], strings)
+
+    @property
+    def law(self) -> str:
+        """The law of a completion, as the store names it."""
+        strings = self.config.sampling.stop_strings
+        return repr(self.sampling) + (f" stop_strings={list(strings)!r}" if strings else "")
 
     def score(self, batch: PromptBatch, completions: Completions) -> samples.Scores:
         """Texts and scores of completions."""

@@ -219,9 +219,9 @@ def tabular_run(
         return jnp.sum(jnp.where(chosen, rewards[..., None], 0), axis=1)
 
     def improve(
-        key: PRNGKey, state: Any, prompts: Any, answers: Array, weights: Array
+        key: PRNGKey, state: Any, prompts: Any, completions: Array, weights: Array
     ) -> tuple[Any, dict[str, Array]]:
-        chosen = answers[..., None] == jnp.arange(num_answers)[None, None]
+        chosen = completions[..., None] == jnp.arange(num_answers)[None, None]
         mass = jnp.sum(jnp.where(chosen, weights.astype(dtype)[..., None], 0), axis=1)
         mass = mass / jnp.maximum(mass.sum(), jnp.finfo(dtype).tiny)
 

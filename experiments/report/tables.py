@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -159,6 +159,7 @@ def speed_table(run: Run) -> Table | None:
                 str(event["arm"]),
                 text.number(made, 0),
                 "shared" if shared else text.number(_per(made, number(seconds, "generate")), 0),
+                _slot_use(event),
                 text.number(trained, 0),
                 text.number(_per(trained, number(seconds, "train")), 0),
                 text.duration(total),
@@ -170,8 +171,8 @@ def speed_table(run: Run) -> Table | None:
         "speed",
         "Compilation is in the time of the first round. Shared: the candidates are those that the "
         "policy drew in the same round, both being the untrained model.",
-        ("round", "arm", "tokens generated", "per second", "tokens trained", "per second",
-         "time of all stages"),
+        ("round", "arm", "tokens generated", "per second", "slots in use", "tokens trained",
+         "per second", "time of all stages"),
         tuple(rows),
         num_labels=2,
     )  # fmt: skip
@@ -332,6 +333,15 @@ def _with_interval(event: Event, name: str) -> str:
 
 def _count(count: int, total: int) -> str:
     return f"{count:,} ({text.percent(count / total)})" if count else "–"
+
+
+def _slot_use(event: Event) -> str:
+    """The part of the decoding slots that was in use; nothing where none was drawn."""
+    drawing = event.get("generation")
+    if not isinstance(drawing, Mapping):
+        return ""
+    use = number(drawing, "slot_use")
+    return f"{use:.0%}" if math.isfinite(use) else ""
 
 
 def _per(amount: float, seconds: float) -> float:

@@ -21,7 +21,7 @@ from rsft_jax.generation.generate import generate
 from rsft_jax.generation.law import Context, log_prob, sampling_logits
 from rsft_jax.generation.pruning import PrunedCompletions, Pruning, generate_pruned
 from rsft_jax.generation.scoring import score
-from rsft_jax.generation.slots import GenerationProgress
+from rsft_jax.generation.slots import GenerationProgress, StopFn
 from rsft_jax.generation.speculative import Draft, ModelDraft, NgramDraft, Speculative
 from rsft_jax.generation.stopping import stop_strings
 from rsft_jax.generation.types import (
@@ -50,6 +50,7 @@ __all__ = [
     "RewardOfTokens",
     "SamplingParams",
     "Speculative",
+    "StopFn",
     "as_prompts",
     "check_completions",
     "decode",

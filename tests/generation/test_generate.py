@@ -12,6 +12,7 @@ from rsft_jax.generation import (
     SamplingParams,
     as_prompts,
     generate,
+    insert,
     pad_prompts,
     score,
 )
@@ -63,9 +64,60 @@ def test_tokens_are_the_same_with_a_cache_without_one_and_through_any_slots(wide
         _assert_same(whole, _generate(slots=slots), tolerance=1e-6)  # slots report float32
 
 
+def _late(state, prefix, *rest):
+    """A refill that starts one position late."""
+    return insert(state, prefix.replace(lengths=prefix.lengths + 1), *rest)
+
+
+def _leak(state, prefix, *rest):
+    """A slot that keeps the cache of who was in it before."""
+    return insert(state, prefix, *rest).replace(cache=state.cache)
+
+
+def _same_key(state, prefix, slots, sources, count, keys):
+    """A slot whose candidates all have one key."""
+    return insert(state, prefix, slots, sources, count, jnp.broadcast_to(keys[:1], keys.shape))
+
+
+def _unread(state, prefix, *rest):
+    """A slot that is told of another prompt than it has the cache of."""
+    return insert(state, prefix.replace(last_token=prefix.last_token + 1), *rest)
+
+
+@pytest.mark.parametrize("mutant", [None, _late, _leak, _same_key, _unread])
+def test_a_wrong_refill_is_seen(mutant, monkeypatch):
+    law = {"slots": 3, "dtype": "float32"}
+    if mutant is None:
+        return _assert_same(_generate(dtype="float32"), _generate(**law), tolerance=1e-5)
+
+    def wrong(state, prefix, slots, sources, count, words, *, impl, sharding):
+        keys = jax.random.wrap_key_data(jnp.asarray(words), impl=impl)
+        return mutant(state, prefix, jnp.asarray(slots), jnp.asarray(sources), count, keys)
+
+    monkeypatch.setattr("rsft_jax.generation.slots._insert", wrong)
+    with pytest.raises(AssertionError):
+        _assert_same(_generate(dtype="float32"), _generate(**law), tolerance=1e-5)
+
+
+def test_a_stop_that_drops_the_last_token_is_seen(monkeypatch):
+    from rsft_jax.generation import slots
+
+    def short(params, state, wanted, most, **options):
+        state, steps = slots.decode(
+            params, state, wanted, most,
+            logits_fn=options["logits_fn"], sampling=options["sampling"],
+        )  # fmt: skip
+        ended = state.finished & (state.length > 1)
+        return state.replace(length=state.length - ended.astype(jnp.int32)), steps
+
+    monkeypatch.setattr(slots, "_decode", short)
+    with pytest.raises(AssertionError):
+        _assert_same(_generate(dtype="float32"), _generate(dtype="float32", slots=20))
+
+
 def test_tokens_do_not_depend_on_the_other_prompts_their_order_or_padding(wide):
     whole = _generate()
-    for order in ([4, 2, 0, 3, 1], [2], [1, 1]):
+    for order in ([4, 2, 0, 3, 1], [1, 1]):
         some = _generate([PROMPTS[i] for i in order], prompt_ids=jnp.array(order))
         _assert_same(jax.tree.map(lambda leaf, o=order: leaf[jnp.array(o)], whole), some)
     padded = pad_prompts(PROMPTS, width=24)
@@ -74,6 +126,10 @@ def test_tokens_do_not_depend_on_the_other_prompts_their_order_or_padding(wide):
     _assert_same(whole, _generate(Prompts(garbage, padded.lengths), slots=3), tolerance=1e-6)
     fewer = _generate(num=2)
     _assert_same(jax.tree.map(lambda leaf: leaf[:, :2], whole), fewer)
+    many = _generate(PROMPTS * 52, prompt_ids=jnp.arange(260) % 5)  # 1040 rows side by side
+    for start in (0, 255):
+        some = jax.tree.map(lambda leaf, i=start: leaf[i : i + 5], many)
+        _assert_same(whole, some)
 
 
 def test_another_key_prompt_or_candidate_gives_other_tokens(wide):
@@ -171,6 +227,29 @@ def test_slots_are_refilled_and_the_host_is_told():
     waiting = sum(max(lengths[i : i + 3]) * 3 for i in range(0, 20, 3))
     assert seen[-1].slot_steps < waiting
     assert seen[-1].tokens / seen[-1].slot_steps > 0.85
+    assert seen[-1].programs == 2  # a block of prompts, a step of three slots
+
+
+def test_when_nothing_waits_fewer_slots_go_on_and_every_program_is_compiled_once():
+    compiled = []
+    model, params = _model("float32")
+
+    class Counted:
+        def __call__(self, params, tokens, positions, cache):
+            compiled.append(tokens.shape)
+            return logits_fn(model)(params, tokens, positions, cache)
+
+    counted, seen = Counted(), []
+    law = SamplingParams(max_new_tokens=40, stop_token_ids=tuple(range(3, 40, 5)))
+    for _ in range(2):
+        drawn = generate(
+            jax.random.key(1), counted, params, PROMPTS, num_candidates=8, sampling=law,
+            init_cache=cache_fn(model), slots=40, on_progress=seen.append,
+        )  # fmt: skip
+    assert compiled == [(5, 5), (40, 1), (10, 1)]
+    assert seen[-1].programs == 3
+    assert seen[-1].slot_steps < 40 * int(drawn.lengths.max())
+    _assert_same(drawn, _generate(key=1, num=8, dtype="float32", sampling=law), tolerance=1e-5)
 
 
 def test_second_call_of_a_shape_compiles_nothing():
