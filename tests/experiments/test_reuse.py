@@ -35,10 +35,10 @@ def drawn(monkeypatch):
     counts = []
     real = Task.draw
 
-    def draw(self, key, state, batch, num, *, stage, note=""):
-        if "evaluate" not in stage:
+    def draw(self, key, state, batch, num, **options):
+        if "evaluate" not in options["stage"]:
             counts.append(len(batch.prompts))
-        return real(self, key, state, batch, num, stage=stage, note=note)
+        return real(self, key, state, batch, num, **options)
 
     monkeypatch.setattr(Task, "draw", draw)
     return counts

@@ -77,8 +77,6 @@ def test_early_stop_keeps_the_first_accepted_of_each_prompt_whatever_the_slots(s
     assert (np.asarray(out.selection.rejected_by)[~counts] == -2).all()
     least = int(np.asarray(drawn.lengths)[counts].sum())
     assert least <= int(out.drawn_tokens) < int(drawn.lengths.sum())
-    if slots == 1:
-        assert int(out.drawn_tokens) == least  # never more in flight than is missing
 
 
 def test_accepted_samples_have_the_law_of_the_rule_and_first_to_end_has_not():
