@@ -162,9 +162,9 @@ def test_unscored_candidates_are_counted_and_never_accepted(tmp_path, monkeypatc
 def test_a_sampler_that_is_not_the_trainers_policy_stops_the_run(tmp_path, monkeypatch):
     real = task.Task.draw
 
-    def other_policy(self, key, state, batch, num, *, stage, note=""):
+    def other_policy(self, key, state, batch, num, **options):
         shifted = jax.tree.map(lambda leaf: leaf + 0.3, state.params)
-        return real(self, key, state.replace(params=shifted), batch, num, stage=stage, note=note)
+        return real(self, key, state.replace(params=shifted), batch, num, **options)
 
     monkeypatch.setattr(task.Task, "draw", other_policy)
     with pytest.raises(OffPolicyError, match="between sampler and trainer"):
