@@ -36,7 +36,8 @@ class LogitsFn(Protocol):
 
     A function that is an object may have a method `prepare(params) -> params`: `generate` calls it
     once and gives its result to every call, so that work which is the same for all tokens (rounding
-    weights, laying them out) is done once.
+    weights, laying them out) is done once. With a method `draw_block` it draws several tokens in
+    one step; see `rsft_jax.generation.Speculative`.
 
     Args:
       params: pytree of parameters, or what `prepare` made of it.

@@ -18,16 +18,17 @@ from rsft_jax.generation.decode import (
     release,
 )
 from rsft_jax.generation.generate import generate
-from rsft_jax.generation.law import Context, log_prob, sampling_logits
+from rsft_jax.generation.law import Block, Context, Frontier, log_prob, sampling_logits
 from rsft_jax.generation.pruning import PrunedCompletions, Pruning, generate_pruned
 from rsft_jax.generation.scoring import score
-from rsft_jax.generation.slots import GenerationProgress, StopFn
+from rsft_jax.generation.slots import GenerationProgress
 from rsft_jax.generation.speculative import Draft, ModelDraft, NgramDraft, Speculative
 from rsft_jax.generation.stopping import stop_strings
 from rsft_jax.generation.types import (
     Completions,
     Prompts,
     SamplingParams,
+    StopFn,
     as_prompts,
     check_completions,
     pad_prompts,
@@ -36,10 +37,12 @@ from rsft_jax.generation.types import (
 __all__ = [
     "REASONS",
     "AcceptedCompletions",
+    "Block",
     "Completions",
     "Context",
     "DecodeState",
     "Draft",
+    "Frontier",
     "GenerationProgress",
     "ModelDraft",
     "NgramDraft",

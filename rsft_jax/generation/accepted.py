@@ -3,16 +3,28 @@
 import concurrent.futures
 from collections.abc import Callable, Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
 from rsft_jax.generation.decode import InitCacheFn
-from rsft_jax.generation.generate import candidate_keys, check_request, make_policy
-from rsft_jax.generation.slots import Drawn, GenerationProgress, Request, StopFn, Table, run_slots
-from rsft_jax.generation.types import Completions, Prompts, SamplingParams, as_prompts
+from rsft_jax.generation.device import Drawn, Request
+from rsft_jax.generation.preparation import (
+    candidate_keys,
+    check_request,
+    make_policy,
+    masks_of_prompts,
+)
+from rsft_jax.generation.slots import GenerationProgress, run_slots
+from rsft_jax.generation.table import Table
+from rsft_jax.generation.types import (
+    Completions,
+    Prompts,
+    SamplingParams,
+    StopFn,
+    as_prompts,
+)
 from rsft_jax.selection import Candidates, Selection, SelectionRule, stage_names
 from rsft_jax.types import Array, LogitsFn, Params, PRNGKey, record
 
@@ -138,17 +150,13 @@ def generate_accepted(
     count = prompts.tokens.shape[0]
     draw_key, select_key = jax.random.split(key)
     keys = candidate_keys(draw_key, prompts, prompt_ids, max_candidates)
-    if allowed_tokens is not None:
-        chex.assert_rank(allowed_tokens, {1, 2})
-        allowed_tokens = np.broadcast_to(
-            np.asarray(allowed_tokens, bool), (count, allowed_tokens.shape[-1])
-        )
+    allowed = None if allowed_tokens is None else masks_of_prompts(allowed_tokens, count)
     judge = _Judge(rule, select_key, prompt_ids, count, max_candidates)
     table = Table(count * max_candidates, sampling.max_new_tokens, policy_log_probs=False)
     with _UntilAccepted(table, judge, reward, num_accepted) as queue:
         last = run_slots(
             make_policy(logits_fn, params, init_cache),
-            Request(prompts, keys, sampling, allowed_tokens, stop=stop),
+            Request(prompts, keys, sampling, allowed, stop=stop),
             queue,
             slots=slots if sharding is not None else min(slots, count * max_candidates),
             prompts_at_once=min(count, -(-slots // num_accepted)),

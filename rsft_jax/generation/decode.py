@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rsft_jax.generation.law import Context, draw, log_softmax_at
-from rsft_jax.generation.speculative import Block, Speculative
+from rsft_jax.generation.law import Block, Context, Frontier, draw, log_softmax_at
 from rsft_jax.generation.types import SamplingParams
 from rsft_jax.types import Array, Cache, LogitsFn, Params, PRNGKey, record
 
@@ -274,25 +273,34 @@ def decode(
 def decode_step(
     params: Params, state: DecodeState, *, logits_fn: LogitsFn, sampling: SamplingParams
 ) -> DecodeState:
-    """Draws one token in every active slot, or several if the policy is `Speculative`."""
-    positions = jnp.where(state.active, state.position, -1)
-    keys = jax.vmap(jax.random.fold_in)(state.keys, state.length)
-    context = Context(state.length, state.seen, state.allowed)
+    """Draws one token in every active slot, or several if the policy has a `draw_block`."""
+    at = Frontier(
+        keys=jax.vmap(jax.random.fold_in)(state.keys, state.length),
+        token=state.last_token,
+        position=jnp.where(state.active, state.position, -1),
+        context=Context(state.length, state.seen, state.allowed),
+    )
+    draw_block = getattr(logits_fn, "draw_block", functools.partial(_draw_one, logits_fn))
     both = state.policy_log_probs is not None
-    if isinstance(logits_fn, Speculative):
-        block, cache = logits_fn.draw(
-            params, keys, state.last_token, positions, state.cache, sampling, context,
-            policy_log_probs=both,
-        )  # fmt: skip
-    else:
-        logits, cache = logits_fn(
-            params, state.last_token[:, None], positions[:, None], state.cache
-        )
-        logits = logits[:, 0]
-        token, log_prob = draw(keys, logits, sampling, context)
-        policy = log_softmax_at(logits, jnp.maximum(token, 0))[:, None] if both else None
-        block = Block(token[:, None], log_prob[:, None], policy)
+    block, cache = draw_block(params, at, state.cache, sampling, policy_log_probs=both)
     return _append(state, cache, block, sampling)
+
+
+def _draw_one(
+    logits_fn: LogitsFn,
+    params: Params,
+    at: Frontier,
+    cache: Cache,
+    sampling: SamplingParams,
+    *,
+    policy_log_probs: bool,
+) -> tuple[Block, Cache]:
+    """The block of a policy that gives logits: one token."""
+    logits, cache = logits_fn(params, at.token[:, None], at.position[:, None], cache)
+    logits = logits[:, 0]
+    token, log_prob = draw(at.keys, logits, sampling, at.context)
+    policy = log_softmax_at(logits, jnp.maximum(token, 0))[:, None] if policy_log_probs else None
+    return Block(token[:, None], log_prob[:, None], policy), cache
 
 
 def _append(

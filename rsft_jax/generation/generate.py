@@ -3,24 +3,22 @@
 import functools
 from collections.abc import Callable, Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
 from rsft_jax.generation.decode import InitCacheFn, decode, init_state, insert, prefill
-from rsft_jax.generation.history import HistoryLogits, init_history
-from rsft_jax.generation.slots import (
-    Drawn,
-    GenerationProgress,
-    Policy,
-    Request,
-    StopFn,
-    Table,
-    run_slots,
+from rsft_jax.generation.device import Drawn, Policy, Request
+from rsft_jax.generation.preparation import (
+    candidate_keys,
+    check_request,
+    make_policy,
+    masks_of_prompts,
 )
-from rsft_jax.generation.types import Completions, Prompts, SamplingParams, as_prompts
+from rsft_jax.generation.slots import GenerationProgress, run_slots
+from rsft_jax.generation.table import Table
+from rsft_jax.generation.types import Completions, Prompts, SamplingParams, StopFn, as_prompts
 from rsft_jax.types import Array, LogitsFn, Params, PRNGKey
 
 
@@ -99,18 +97,14 @@ def generate(
     policy = make_policy(logits_fn, params, init_cache)
     count = prompts.tokens.shape[0]
     keys = candidate_keys(key, prompts, prompt_ids, num_candidates)
-    if allowed_tokens is not None:
-        chex.assert_rank(allowed_tokens, {1, 2})
-        shape = (count, allowed_tokens.shape[-1])
-        allowed_tokens = jnp.broadcast_to(jnp.asarray(allowed_tokens, bool), shape)
+    allowed = None if allowed_tokens is None else masks_of_prompts(allowed_tokens, count)
     if slots is None:
         return _all_at_once(
-            policy.logits_fn, params, prompts, keys, allowed_tokens, sampling, policy.init_cache,
+            policy.logits_fn, params, prompts, keys, allowed, sampling, policy.init_cache,
             policy_log_probs,
         )  # fmt: skip
     total = count * num_candidates
     table = Table(total, sampling.max_new_tokens, policy_log_probs=policy_log_probs)
-    allowed = None if allowed_tokens is None else np.asarray(allowed_tokens)
     slots = min(slots, total) if sharding is None else slots
     run_slots(
         policy,
@@ -148,68 +142,6 @@ class _InOrder:
 
     def oldest_prompt(self) -> int:
         return self._next // self._num
-
-
-def make_policy(logits_fn: LogitsFn, params: Params, init_cache: InitCacheFn | None) -> Policy:
-    """A policy that has a cache, be it the sequence so far."""
-    if init_cache is None:
-        return Policy(HistoryLogits(logits_fn), params, init_history)
-    return Policy(logits_fn, params, init_cache)
-
-
-def check_request(
-    prompts: Prompts,
-    num_candidates: int,
-    sampling: SamplingParams,
-    slots: int | None,
-    max_length: int | None,
-    *,
-    count: str = "num_candidates",
-) -> None:
-    """Raises ValueError for counts, prompts and lengths that cannot be; `count` names N."""
-    if num_candidates < 1:
-        raise ValueError(f"{count} must be at least 1, got {num_candidates}")
-    if slots is not None and slots < 1:
-        raise ValueError(f"slots must be at least 1 or None, got {slots}")
-    try:
-        lengths = np.asarray(prompts.lengths)
-    except jax.errors.TracerArrayConversionError:
-        return  # inside jit there is no value to check
-    if lengths.size == 0:
-        raise ValueError("prompts must hold at least one prompt, got none")
-    width = prompts.tokens.shape[1]
-    if lengths.min() < 1 or lengths.max() > width:
-        raise ValueError(f"prompt lengths must be in [1, {width}], got {lengths.tolist()}")
-    if max_length is not None and (room := max_length - sampling.max_new_tokens) < lengths.max():
-        row = int(lengths.argmax())
-        raise ValueError(
-            f"prompt {row} has {lengths[row]} tokens; with max_new_tokens = "
-            f"{sampling.max_new_tokens} a context of {max_length} leaves room for {max(room, 0)}"
-        )
-
-
-def candidate_keys(
-    key: PRNGKey,
-    prompts: Prompts,
-    prompt_ids: Array | np.ndarray | Sequence[int] | None,
-    num_candidates: int,
-) -> PRNGKey:
-    """`[P, N]` keys: `fold_in(fold_in(key, prompt_ids[i]), j)` for candidate j of prompt i."""
-    count = prompts.tokens.shape[0]
-    ids = jnp.arange(count) if prompt_ids is None else jnp.asarray(prompt_ids)
-    chex.assert_shape(ids, (count,))
-    return _candidate_keys(key, ids, num_candidates)
-
-
-@functools.partial(jax.jit, static_argnames="num_candidates")
-def _candidate_keys(key: PRNGKey, ids: Array, num_candidates: int) -> PRNGKey:
-    """`[P, N]` keys: `fold_in(fold_in(key, prompt), candidate)`."""
-
-    def of_prompt(prompt: Array) -> PRNGKey:
-        prompt_key = jax.random.fold_in(key, prompt)
-        return jax.vmap(lambda j: jax.random.fold_in(prompt_key, j))(jnp.arange(num_candidates))
-
-    return jax.vmap(of_prompt)(ids)
 
 
 @functools.partial(

@@ -36,6 +36,36 @@ class Context(NamedTuple):
     allowed: Array | None = None
 
 
+class Frontier(NamedTuple):
+    """Where B rows stand: their last token is known and not yet fed to the policy.
+
+    Attributes:
+      keys: `[B]` keys, for what is drawn next alone.
+      token: `[B]` int32 the last token of each row.
+      position: `[B]` int32 its place; negative for a slot without a row.
+      context: `[B]` of the next token.
+    """
+
+    keys: PRNGKey
+    token: Array
+    position: Array
+    context: Context
+
+
+class Block(NamedTuple):
+    """What one step adds to each row: K tokens at most.
+
+    Attributes:
+      tokens: `[B, K]` int32, -1 behind the last; none at all where there is no law.
+      log_probs: `[B, K]` nats under the sampling law.
+      policy_log_probs: `[B, K]` nats under the policy itself, or None.
+    """
+
+    tokens: Array
+    log_probs: Array
+    policy_log_probs: Array | None
+
+
 def sampling_logits(
     logits: Array, sampling: SamplingParams, context: Context | None = None
 ) -> Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rsft_jax.generation.law import Context, log_prob
+from rsft_jax.generation.preparation import masks_of_prompts
 from rsft_jax.generation.types import Completions, Prompts, SamplingParams, as_prompts
 from rsft_jax.types import Array, LogitsFn, Params
 
@@ -58,9 +59,7 @@ def score(
     prompt_tokens, prompt_lengths = jnp.asarray(prompts.tokens), jnp.asarray(prompts.lengths)
     tokens = jnp.asarray(completions.tokens).reshape(rows, length)
     lengths = jnp.asarray(completions.lengths).reshape(rows)
-    if allowed_tokens is not None:
-        allowed_tokens = jnp.asarray(allowed_tokens, bool)
-        allowed_tokens = jnp.broadcast_to(allowed_tokens, (count, allowed_tokens.shape[-1]))
+    allowed = None if allowed_tokens is None else masks_of_prompts(allowed_tokens, count)
     parts = []
     for first in range(0, rows, rows_at_once):
         # The last block repeats its last row rather than change its shape and compile again.
@@ -71,7 +70,7 @@ def score(
             prompt_lengths[repeated[block]],
             tokens[block],
             lengths[block],
-            None if allowed_tokens is None else allowed_tokens[repeated[block]],
+            None if allowed is None else allowed[repeated[block]],
             logits_fn=logits_fn,
             sampling=sampling,
         )

@@ -5,13 +5,20 @@ without. The law is the policy's, whatever the draft; only the number of calls c
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from rsft_jax.generation.history import init_history
-from rsft_jax.generation.law import Context, draw, log_softmax_at, sampling_logits
+from rsft_jax.generation.law import (
+    Block,
+    Context,
+    Frontier,
+    draw,
+    log_softmax_at,
+    sampling_logits,
+)
 from rsft_jax.generation.types import SamplingParams
 from rsft_jax.sampling.speculative import speculative_sample
 from rsft_jax.types import Array, Cache, LogitsFn, Params, PRNGKey
@@ -29,17 +36,9 @@ class Draft(Protocol):
         ...
 
     def propose(
-        self,
-        params: Params,
-        keys: PRNGKey,
-        token: Array,
-        position: Array,
-        cache: Cache,
-        num: int,
-        sampling: SamplingParams,
-        context: Context,
+        self, params: Params, at: Frontier, cache: Cache, num: int, sampling: SamplingParams
     ) -> tuple[Array, Array, Cache]:
-        """Proposes what follows the `[B]` tokens at the `[B]` positions (negative: no row).
+        """Proposes what follows where the rows stand.
 
         Returns:
           `[B, G]` tokens, -1 from where there is no proposal on; `[B, G, V]` logits of the law that
@@ -69,31 +68,19 @@ class ModelDraft:
         return self.logits_fn(params, tokens, positions, cache)[1]
 
     def propose(
-        self,
-        params: Params,
-        keys: PRNGKey,
-        token: Array,
-        position: Array,
-        cache: Cache,
-        num: int,
-        sampling: SamplingParams,
-        context: Context,
+        self, params: Params, at: Frontier, cache: Cache, num: int, sampling: SamplingParams
     ) -> tuple[Array, Array, Cache]:
         """Draws from the model under the same transforms as the policy."""
-        tokens, logits = [], []
+        token, context, tokens, logits = at.token, at.context, [], []
         for step in range(num):
-            at = jnp.where(position >= 0, position + step, -1)
-            raw, cache = self.logits_fn(params, token[:, None], at[:, None], cache)
-            law = sampling_logits(raw[:, 0], sampling, context)
-            step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
-            token, _ = draw(step_keys, raw[:, 0], sampling, context)
+            raw, cache = self.logits_fn(params, token[:, None], _places(at, step), cache)
+            logits.append(sampling_logits(raw[:, 0], sampling, context))
+            token, _ = draw(_folded(at.keys, step), raw[:, 0], sampling, context)
             tokens.append(token)
-            logits.append(law)
             context = _after(context, token)
             token = jnp.maximum(token, 0)
         # The last proposal goes in too: if all are kept, the next round begins behind it.
-        at = jnp.where(position >= 0, position + num, -1)
-        cache = self.write(params, token[:, None], at[:, None], cache)
+        cache = self.write(params, token[:, None], _places(at, num), cache)
         return jnp.stack(tokens, axis=1), jnp.stack(logits, axis=1), cache
 
 
@@ -127,18 +114,11 @@ class NgramDraft:
         return cache.at[rows, columns].set(tokens, mode="drop")
 
     def propose(
-        self,
-        params: Params,
-        keys: PRNGKey,
-        token: Array,
-        position: Array,
-        cache: Cache,
-        num: int,
-        sampling: SamplingParams,
-        context: Context,
+        self, params: Params, at: Frontier, cache: Cache, num: int, sampling: SamplingParams
     ) -> tuple[Array, Array, Cache]:
         """Looks the last tokens up in the row."""
-        cache = self.write(params, token[:, None], position[:, None], cache)
+        position = at.position
+        cache = self.write(params, at.token[:, None], position[:, None], cache)
         columns = jnp.arange(cache.shape[1], dtype=jnp.int32)[None, :]
         same = (columns >= self.size - 1) & (columns < position[:, None])
         for back in range(self.size):
@@ -151,23 +131,8 @@ class NgramDraft:
         tokens = jnp.take_along_axis(cache, jnp.minimum(places, cache.shape[1] - 1), axis=1)
         tokens = jnp.where(known, tokens, -1)
         logits = jnp.log(jax.nn.one_hot(tokens, self.vocab_size))
-        at = position[:, None] + 1 + jnp.arange(num, dtype=jnp.int32)[None, :]
-        at = jnp.where(position[:, None] >= 0, at, -1)
-        return tokens, logits, self.write(params, jnp.maximum(tokens, 0), at, cache)
-
-
-class Block(NamedTuple):
-    """What one step adds to each row: K tokens at most.
-
-    Attributes:
-      tokens: `[B, K]` int32, -1 behind the last; none at all where there is no law.
-      log_probs: `[B, K]` nats under the sampling law.
-      policy_log_probs: `[B, K]` nats under the policy itself, or None.
-    """
-
-    tokens: Array
-    log_probs: Array
-    policy_log_probs: Array | None
+        cache = self.write(params, jnp.maximum(tokens, 0), _places(at, 1, num), cache)
+        return tokens, logits, cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,41 +200,45 @@ class Speculative:
         logits, own = self.logits_fn(params[0], tokens, positions, own)
         return logits, (own, self.draft.write(params[1], tokens, positions, drafts))
 
-    def draw(
+    def draw_block(
         self,
         params: Params,
-        keys: PRNGKey,
-        token: Array,
-        position: Array,
+        at: Frontier,
         cache: Cache,
         sampling: SamplingParams,
-        context: Context,
         *,
         policy_log_probs: bool,
     ) -> tuple[Block, Cache]:
-        """Draws what follows `[B]` tokens at `[B]` positions; keys `[B]` for this block alone."""
+        """Draws what follows where the rows stand, one to G + 1 tokens."""
         own, drafts = cache
-        of_draft = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 0)
-        of_choice = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)
+        of_draft = at._replace(keys=_folded(at.keys, 0))
         proposed, law, drafts = self.draft.propose(
-            params[1], of_draft, token, position, drafts, self.num_drafts, sampling, context
+            params[1], of_draft, drafts, self.num_drafts, sampling
         )
-        fed = jnp.concatenate([token[:, None], jnp.maximum(proposed, 0)], axis=1)
-        at = position[:, None] + jnp.arange(fed.shape[1], dtype=jnp.int32)[None, :]
-        at = jnp.where(position[:, None] >= 0, at, -1)
-        raw, own = self.logits_fn(params[0], fed, at, own)
-        contexts = [context]
+        fed = jnp.concatenate([at.token[:, None], jnp.maximum(proposed, 0)], axis=1)
+        raw, own = self.logits_fn(params[0], fed, _places(at, 0, fed.shape[1]), own)
+        contexts = [at.context]
         for step in range(self.num_drafts):
             contexts.append(_after(contexts[-1], proposed[:, step]))
         along = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *contexts)
         target = sampling_logits(raw, sampling, along)
         made = speculative_sample(
-            of_choice, proposed, law, target,
+            _folded(at.keys, 1), proposed, law, target,
             verification=self.verification, stop_token_ids=sampling.stop_token_ids,
         ).tokens  # fmt: skip
         known = jnp.maximum(made, 0)
         policy = log_softmax_at(raw, known) if policy_log_probs else None
         return Block(made, log_softmax_at(target, known), policy), (own, drafts)
+
+
+def _folded(keys: PRNGKey, number: int) -> PRNGKey:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+
+
+def _places(at: Frontier, first: int, num: int = 1) -> Array:
+    """`[B, num]` places from `first` behind each row's last token on; -1 where there is no row."""
+    places = at.position[:, None] + first + jnp.arange(num, dtype=jnp.int32)[None, :]
+    return jnp.where(at.position[:, None] >= 0, places, -1)
 
 
 def _after(context: Context, token: Array) -> Context:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rsft_jax.generation.slots import StopFn
+from rsft_jax.generation.types import StopFn
 
 
 def stop_strings(decode: Callable[[Sequence[int]], str], strings: Sequence[str]) -> StopFn:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import chex
@@ -68,6 +68,10 @@ class SamplingParams:
                 f"repetition_penalty must be finite and > 0 (1 is off), "
                 f"got {self.repetition_penalty}"
             )
+
+
+StopFn = Callable[[np.ndarray], int | None]
+"""`stop(tokens[t]) -> n`: the completion ends with its n-th token; None while it goes on."""
 
 
 class Prompts(NamedTuple):

@@ -77,7 +77,7 @@ class TransformerConfig:
       dtype: of activations and matrix products; parameters keep their own.
       cache_dtype: of the key-value cache. By default `dtype`, but float32 for a half-precision
         model on a CPU: XLA:CPU scatters half precision by way of float32, and would convert the
-        whole cache there and back in every step (46 of 90 ms with 64 rows of a 135M model).
+        whole cache there and back in every step (64 rows of a 135M model: 90 ms a step, not 72).
     """
 
     vocab_size: int
@@ -151,7 +151,10 @@ def _product(x: Array, kernel: Array) -> Array:
 
 
 def _two_rows(x: Array) -> Array:
-    """A single row of half precision, twice: XLA:CPU's product of one is 8 times slower."""
+    """A single row of half precision, twice: XLA:CPU has a fast product for two, none for one.
+
+    One row of a 135M model in bfloat16: 59 tokens a second, and 39 without this.
+    """
     single = x.size == x.shape[-1] and x.dtype.itemsize == 2
     return jnp.concatenate([x, x]) if single and jax.default_backend() == "cpu" else x
 

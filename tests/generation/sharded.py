@@ -4,35 +4,27 @@ import json
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rsft_jax.generation import SamplingParams, generate
-from rsft_jax.models import Transformer, TransformerConfig, cache_fn, logits_fn
+from rsft_jax.models import cache_fn, logits_fn
 from rsft_jax.sharding import make_mesh, tree_shardings
 from rsft_jax.sharding.rules import logical_axes
+from tests.generation.toys import small_transformer
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [10, 11]]
 
 
 def draw(mesh=None, rules="replicated", slots=8):
     """Tokens of every candidate, through slots over a mesh or without one."""
-    config = TransformerConfig(
-        vocab_size=96, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
-        d_ff=48, dtype=jnp.dtype("float64"),
-    )  # fmt: skip
-    model = Transformer(config)
-    ids = jnp.zeros((1, 4), jnp.int32)
-    params = nn.unbox(model.init(jax.random.key(0), ids, jnp.arange(4)[None]))["params"]
-    params = jax.tree.map(lambda leaf: np.asarray(leaf * 2, np.float64), params)
+    model, params = small_transformer(96)
     sharding = None
     if mesh is not None:
         shardings = tree_shardings(mesh, rules, logical_axes(model), params)
         params = jax.tree.map(
             lambda leaf, at: jax.make_array_from_callback(leaf.shape, at, lambda i: leaf[i]),
-            params, shardings,
+            jax.device_get(params), shardings,
         )  # fmt: skip
         sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     drawn = generate(

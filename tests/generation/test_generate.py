@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from rsft_jax.generation import (
     Prompts,
@@ -16,7 +15,8 @@ from rsft_jax.generation import (
     pad_prompts,
     score,
 )
-from rsft_jax.models import Transformer, TransformerConfig, cache_fn, logits_fn
+from rsft_jax.models import cache_fn, logits_fn
+from tests.generation.toys import small_transformer
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 LAW = SamplingParams(max_new_tokens=9, temperature=0.8, stop_token_ids=tuple(range(3, 40, 5)))
@@ -24,14 +24,7 @@ LAW = SamplingParams(max_new_tokens=9, temperature=0.8, stop_token_ids=tuple(ran
 
 @functools.cache
 def _model(dtype="float64"):
-    config = TransformerConfig(
-        vocab_size=97, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
-        d_ff=48, dtype=jnp.dtype(dtype),
-    )  # fmt: skip
-    model = Transformer(config)
-    tokens = jnp.zeros((1, 4), jnp.int32)
-    params = nn.unbox(model.init(jax.random.key(0), tokens, jnp.arange(4)[None]))["params"]
-    return model, jax.tree.map(lambda leaf: (leaf * 2).astype(dtype), params)
+    return small_transformer(97, dtype)
 
 
 def _generate(prompts=PROMPTS, *, key=7, num=4, dtype="float64", cached=True, **options):
@@ -94,23 +87,23 @@ def test_a_wrong_refill_is_seen(mutant, monkeypatch):
         keys = jax.random.wrap_key_data(jnp.asarray(words), impl=impl)
         return mutant(state, prefix, jnp.asarray(slots), jnp.asarray(sources), count, keys)
 
-    monkeypatch.setattr("rsft_jax.generation.slots._insert", wrong)
+    monkeypatch.setattr("rsft_jax.generation.device._insert", wrong)
     with pytest.raises(AssertionError):
         _assert_same(_generate(dtype="float32"), _generate(**law), tolerance=1e-5)
 
 
 def test_a_stop_that_drops_the_last_token_is_seen(monkeypatch):
-    from rsft_jax.generation import slots
+    from rsft_jax.generation import device
 
     def short(params, state, wanted, most, **options):
-        state, steps = slots.decode(
+        state, steps = device.decode(
             params, state, wanted, most,
             logits_fn=options["logits_fn"], sampling=options["sampling"],
         )  # fmt: skip
         ended = state.finished & (state.length > 1)
         return state.replace(length=state.length - ended.astype(jnp.int32)), steps
 
-    monkeypatch.setattr(slots, "_decode", short)
+    monkeypatch.setattr(device, "_decode", short)
     with pytest.raises(AssertionError):
         _assert_same(_generate(dtype="float32"), _generate(dtype="float32", slots=20))
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from rsft_jax.generation import (
+    Frontier,
     ModelDraft,
     NgramDraft,
     SamplingParams,
@@ -18,11 +18,17 @@ from rsft_jax.generation import (
     score,
 )
 from rsft_jax.generation.history import HistoryLogits, init_history
-from rsft_jax.models import Transformer, TransformerConfig, cache_fn, logits_fn
+from rsft_jax.models import cache_fn, logits_fn
 from rsft_jax.selection import threshold
 from tests.gates import DEFAULT_DRAWS, SLOW_DRAWS, ToyModel, assert_law, assert_rejects
 from tests.generation.test_law import LAWS, TOY
-from tests.generation.toys import PROMPT, ToyLogits, count_completions, enumerate_law
+from tests.generation.toys import (
+    PROMPT,
+    ToyLogits,
+    count_completions,
+    enumerate_law,
+    small_transformer,
+)
 
 TARGET, OTHER = ToyLogits(TOY), ToyLogits(ToyModel(7))
 PARAMS = (jnp.zeros(()), jnp.zeros(()))
@@ -121,21 +127,10 @@ def test_a_draft_equal_to_the_policy_is_always_kept():
     assert (_draw(_policy(num=3), 400, SamplingParams(max_new_tokens=3)).steps > 1).any()
 
 
-def _transformer():
-    config = TransformerConfig(
-        vocab_size=61, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
-        d_ff=48, dtype=jnp.dtype("float64"),
-    )  # fmt: skip
-    model = Transformer(config)
-    ids = jnp.zeros((1, 4), jnp.int32)
-    params = nn.unbox(model.init(jax.random.key(0), ids, jnp.arange(4)[None]))["params"]
-    return model, jax.tree.map(lambda leaf: (leaf * 2).astype("float64"), params)
-
-
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_with_key_value_caches_a_rejected_draft_leaves_no_trace(temperature):
     with jax.enable_x64(True):
-        model, params = _transformer()
+        model, params = small_transformer(61)
         # A draft that agrees with the policy often and not always.
         near = jax.tree.map(
             lambda leaf: leaf + 0.004 * np.cos(np.arange(leaf.size) * 3.7).reshape(leaf.shape),
@@ -184,7 +179,11 @@ def test_lookup_proposes_what_followed_the_last_time():
     places = jnp.broadcast_to(jnp.arange(6), rows.shape)
     cache = draft.write(None, rows[:, :5], places[:, :5], cache)
     tokens, logits, _ = draft.propose(
-        None, None, rows[:, 5], jnp.full(3, 5), cache, 3, SamplingParams(max_new_tokens=4), None
+        None,
+        Frontier(None, rows[:, 5], jnp.full(3, 5), None),
+        cache,
+        3,
+        SamplingParams(max_new_tokens=4),
     )
     assert tokens.tolist() == [[3, 4, 1], [1, -1, -1], [-1, -1, -1]]
     np.testing.assert_array_equal(jnp.exp(logits).sum(axis=-1), np.asarray(tokens) >= 0)

@@ -1,10 +1,13 @@
-"""Tabular policies whose completions can be enumerated."""
+"""Policies for tests: tables whose completions can be enumerated, and a small Transformer."""
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
+from rsft_jax.models import Transformer, TransformerConfig
 from tests.gates import ToyModel
 
 PROMPT = 7  # a token outside of the toy vocabulary, so that a prompt cannot be a completion
@@ -71,3 +74,15 @@ def count_completions(completions, law):
         assert value in index, f"a completion that cannot be: code {value}"
         counts[index[value]] += n
     return counts
+
+
+def small_transformer(vocab_size, dtype="float64"):
+    """A model of two layers and its parameters, large enough for a law that is not flat."""
+    config = TransformerConfig(
+        vocab_size=vocab_size, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
+        d_ff=48, dtype=jnp.dtype(dtype),
+    )  # fmt: skip
+    model = Transformer(config)
+    ids = jnp.zeros((1, 4), jnp.int32)
+    params = nn.unbox(model.init(jax.random.key(0), ids, jnp.arange(4)[None]))["params"]
+    return model, jax.tree.map(lambda leaf: (leaf * 2).astype(dtype), params)
