@@ -1,6 +1,7 @@
 """What the sub-commands of `rsft` share: a parser whose errors are one line."""
 
 import argparse
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rsft_jax.experiments.errors import ConfigError
@@ -12,6 +13,12 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any):
         super().__init__(
             allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+        )
+
+    def add_config_dir(self) -> None:
+        """Adds `-cd DIR`, the user's own folder of groups."""
+        self.add_argument(
+            "-cd", "--config-dir", type=Path, metavar="DIR", help="folder with your own groups"
         )
 
     def error(self, message: str) -> NoReturn:

@@ -121,9 +121,7 @@ def _run_command(arguments: list[str]) -> int:
     parser = Parser(prog="rsft run", description=_groups_help(), epilog=_EXAMPLES)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings and groups")
     parser.add_argument("-m", "--multirun", action="store_true", help="run each job of a sweep")
-    parser.add_argument(
-        "-cd", "--config-dir", type=Path, metavar="DIR", help="folder with your own groups"
-    )
+    parser.add_config_dir()
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved settings, run nothing"
     )

@@ -1,14 +1,12 @@
 """The trials of a study, best first: on the console, as CSV and as JSON."""
 
-import csv
-import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rsft_jax.experiments.console import Console
+from rsft_jax.experiments.files import to_csv, write_whole
 
 _ORDER = ("complete", "pruned", "running", "failed")
 _SHOWN = 20
@@ -42,13 +40,10 @@ def write_leaderboard(root: Path, rows: Sequence[dict[str, Any]], facts: dict[st
       rows: sorted; `values` of each is a dict, whose entries become columns of the table.
       facts: of the study.
     """
-    _write(root / "leaderboard.json", json.dumps({**facts, "trials": list(rows)}, indent=2) + "\n")
+    text = json.dumps({**facts, "trials": list(rows)}, indent=2) + "\n"
+    write_whole(root / "leaderboard.json", text)
     flat = [{**{k: v for k, v in row.items() if k != "values"}, **row["values"]} for row in rows]
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(dict.fromkeys(name for row in flat for name in row)))
-    table.writeheader()
-    table.writerows(flat)
-    _write(root / "leaderboard.csv", text.getvalue())
+    write_whole(root / "leaderboard.csv", to_csv(flat))
 
 
 def show_leaderboard(console: Console, rows: Sequence[dict[str, Any]], metric: str) -> None:
@@ -62,9 +57,3 @@ def show_leaderboard(console: Console, rows: Sequence[dict[str, Any]], metric: s
     ]
     more = "" if len(rows) <= _SHOWN else f", the first {_SHOWN} of {len(rows)}"
     console.table(f"leaderboard{more}", columns, shown)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -10,13 +10,10 @@ ROOT/results.json       the same summed up: mean and 95 % interval over seeds of
 ROOT/reward_kl.png      reward against KL, a point a combination
 """
 
-import csv
 import functools
-import io
 import itertools
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -30,6 +27,7 @@ from rsft_jax.experiments.arguments import Parser
 from rsft_jax.experiments.config import load_group, parse_overrides
 from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.errors import ConfigError, ExitCode, shown
+from rsft_jax.experiments.files import to_csv, write_whole
 from rsft_jax.experiments.run_folder import check_output_dir, default_output_dir
 from rsft_jax.experiments.structure import build, to_dict
 
@@ -87,9 +85,7 @@ def command(arguments: list[str]) -> int:
     text = "run every combination of settings of a small policy in one compiled program"
     parser = Parser(prog="rsft population", description=text, epilog=_EPILOG)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values, or a,b,c")
-    parser.add_argument(
-        "-cd", "--config-dir", type=Path, metavar="DIR", help="folder with your own groups"
-    )
+    parser.add_config_dir()
     parsed = parser.parse_intermixed_args(arguments)
     config, output_dir = load_population(parsed.overrides, parsed.config_dir)
     root = Path(output_dir) if output_dir else default_output_dir("population")
@@ -164,12 +160,12 @@ def run_population(config: PopulationConfig, root: Path) -> ExitCode:
     ]
     groups = summed_up(rows)
     root.mkdir(parents=True, exist_ok=True)
-    _write(root / "population.yaml", _yaml(config))
-    _write(root / "results.csv", _csv(rows))
+    write_whole(root / "population.yaml", _yaml(config))
+    write_whole(root / "results.csv", to_csv(rows))
     facts = {"num_runs": len(runs), "num_devices": len(devices), "settings": to_dict(config)}
     facts |= {"seconds_first": first, "seconds_again": again, "combinations": groups}
-    _write(root / "results.json", json.dumps(facts, indent=2) + "\n")
-    (root / "reward_kl.png").write_bytes(_figure(groups))
+    write_whole(root / "results.json", json.dumps(facts, indent=2) + "\n")
+    write_whole(root / "reward_kl.png", _figure(groups))
     _show(console, groups)
     console.say(f"results: {root / 'results.csv'}, {root / 'reward_kl.png'}")
     return ExitCode.OK
@@ -337,17 +333,3 @@ def _yaml(config: PopulationConfig) -> str:
     import yaml
 
     return yaml.safe_dump(to_dict(config), sort_keys=False)
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]))
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

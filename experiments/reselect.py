@@ -1,6 +1,5 @@
 """Selecting, and scoring, again what was drawn before: no model is loaded, nothing is generated."""
 
-import csv
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from rsft_jax.experiments.config import (
 )
 from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.errors import ConfigError, ExitCode, shown
+from rsft_jax.experiments.files import to_csv, write_whole
 from rsft_jax.experiments.structure import build as typed
 from rsft_jax.experiments.structure import to_dict
 from rsft_jax.generation import Completions
@@ -137,7 +137,7 @@ def command(arguments: list[str]) -> int:
     )
     parser.add_argument("folder", type=Path, help="a run, a store, or a JSON Lines file")
     parser.add_argument("overrides", nargs="*", metavar="selection=...", help="rules, settings")
-    parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="your own groups")
+    parser.add_config_dir()
     parser.add_argument("--arm", default="policy", help="whose candidates (default: policy)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
     parsed = parser.parse_intermixed_args(arguments)
@@ -176,7 +176,7 @@ def rescore_command(arguments: list[str]) -> int:
     )
     parser.add_argument("folder", type=Path, help="the folder of a run, or a store")
     parser.add_argument("overrides", nargs="*", metavar="reward.FIELD=VALUE", help="the reward")
-    parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="your own groups")
+    parser.add_config_dir()
     parsed = parser.parse_intermixed_args(arguments)
     run = _run_config(parsed.folder)
     overrides, allowed = _split_allowed(parsed.overrides)
@@ -340,9 +340,9 @@ def _row(found: Reselected) -> tuple[Any, ...]:
 
 
 def _write_csv(path: Path, rows: Sequence[Reselected]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        names = [field.name for field in dataclasses.fields(Reselected) if field.name != "rate"]
-        writer.writerow([*names, "rate", "rate_low", "rate_high"])
-        for row in rows:
-            writer.writerow([*(getattr(row, name) for name in names), *row.rate])
+    flat = []
+    for row in rows:
+        values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+        rate, low, high = values.pop("rate")
+        flat.append({**values, "rate": rate, "rate_low": low, "rate_high": high})
+    write_whole(path, to_csv(flat))

@@ -11,13 +11,11 @@ One process at a time owns a folder: it holds a lock that ends with the process,
 """
 
 import contextlib
-import csv
 import dataclasses
 import datetime
 import fcntl
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import platform
@@ -31,6 +29,7 @@ from typing import Any
 
 from rsft_jax.experiments.config import differences, read_config, save_config
 from rsft_jax.experiments.errors import ConfigError, shown
+from rsft_jax.experiments.files import to_csv, write_whole
 from rsft_jax.experiments.schema import LanguageConfig, RunConfig
 
 STATUSES = ("running", "finished", "failed", "interrupted", "no data", "pruned")
@@ -113,7 +112,7 @@ class RunFolder:
         """
         kept = [event for event in self.events() if event.get("round", 0) <= last_round]
         text = "".join(json.dumps(event) + "\n" for event in kept)
-        _write_atomically(self.metrics_path, text)
+        write_whole(self.metrics_path, text)
 
     def status(self) -> dict[str, Any]:
         """Reads run.json."""
@@ -122,7 +121,7 @@ class RunFolder:
     def update(self, **fields: Any) -> None:
         """Replaces fields of run.json; a reader sees the old file or the new one."""
         text = json.dumps({**self.status(), **_plain(fields)}, indent=2) + "\n"
-        _write_atomically(self.path / "run.json", text)
+        write_whole(self.path / "run.json", text)
 
 
 def default_output_dir(name: str) -> Path:
@@ -255,7 +254,7 @@ def close_run(folder: RunFolder, status: str) -> None:
         raise ValueError(f"status must be one of {STATUSES}, got {status!r}")
     folder.update(status=status, finished=_now())
     with contextlib.suppress(ConfigError):  # a damaged metrics.jsonl is told by who reads it
-        _write_atomically(folder.path / "metrics.csv", metrics_csv(folder.events()))
+        write_whole(folder.path / "metrics.csv", metrics_csv(folder.events()))
 
 
 def discard_run(folder: RunFolder) -> None:
@@ -435,12 +434,7 @@ def metrics_csv(events: Sequence[Mapping[str, Any]]) -> str:
     >>> metrics_csv([{"event": "round", "seconds": {"train": 1.5}}]).split()
     ['event,seconds.train', 'round,1.5']
     """
-    rows = [dict(flat_values(event)) for event in events]
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
+    return to_csv([dict(flat_values(event)) for event in events])
 
 
 def flat_values(event: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -464,9 +458,3 @@ def code_version() -> str:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

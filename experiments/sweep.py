@@ -6,13 +6,13 @@ ROOT/000_seed-0/ ...       a run each
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rsft_jax.experiments.config import expand_sweep, load_config, load_group, parse_overrides
 from rsft_jax.experiments.errors import ConfigError, ExitCode, quoted, shown
+from rsft_jax.experiments.files import write_whole
 from rsft_jax.experiments.jobs import Job, check_launcher, describe, launch
 from rsft_jax.experiments.ranges import validate_launcher
 from rsft_jax.experiments.run_folder import (
@@ -165,6 +165,4 @@ def _write_manifest(
         {"folder": folder.name, "overrides": _settings(job)} for job, folder in zip(jobs, folders)
     ]
     text = json.dumps({"launcher": to_dict(launcher), "jobs": listed}, indent=2) + "\n"
-    temporary = root / f".sweep.json.{os.getpid()}.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, root / "sweep.json")
+    write_whole(root / "sweep.json", text)

@@ -14,7 +14,6 @@ run at the same time, on machines that share the folder.
 import importlib.util
 import json
 import multiprocessing
-import os
 import signal
 import sys
 import time
@@ -26,6 +25,7 @@ from rsft_jax.experiments.arguments import Parser
 from rsft_jax.experiments.config import parse_overrides
 from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.errors import ConfigError, ExitCode, shown
+from rsft_jax.experiments.files import write_whole
 from rsft_jax.experiments.jobs import Processes, describe, end_with_parent, run_attempts
 from rsft_jax.experiments.leaderboard import ranked, show_leaderboard, write_leaderboard
 from rsft_jax.experiments.run_folder import (
@@ -61,9 +61,7 @@ def command(arguments: list[str]) -> int:
     text = "search for the settings that make a figure best; a space is a file of configs/sweep"
     parser = Parser(prog="rsft tune", description=text, epilog=_EPILOG)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="sweep=NAME and settings")
-    parser.add_argument(
-        "-cd", "--config-dir", type=Path, metavar="DIR", help="folder with your own groups"
-    )
+    parser.add_config_dir()
     parsed = parser.parse_intermixed_args(arguments)
     return tune(parsed.overrides, parsed.config_dir)
 
@@ -96,7 +94,7 @@ def tune(
     root = Path(str(given.get("output_dir", Path("runs", study.name))))
     _check_folder(root, study)
     (root / "logs").mkdir(parents=True, exist_ok=True)
-    _write_json(root / "study.json", _manifest(study))
+    write_whole(root / "study.json", json.dumps(_manifest(study), indent=2) + "\n")
     from rsft_jax.experiments.trials import Trials
 
     console = Console()
@@ -357,9 +355,3 @@ def _cause(log: Path) -> str | None:
     return next(
         (line.removeprefix(mark) for line in reversed(lines) if line.startswith(mark)), None
     )
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -1,10 +1,6 @@
 """What all pages share: figures and tables in sections, one file, and PNG and CSV beside it."""
 
-import csv
 import dataclasses
-import io
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +9,7 @@ import jinja2
 import matplotlib
 from markupsafe import Markup
 
+from rsft_jax.experiments.files import to_csv, write_whole
 from rsft_jax.experiments.report.palette import DARK, LIGHT
 from rsft_jax.experiments.report.plot import STYLE, Plot, to_png, to_svg
 from rsft_jax.experiments.report.tables import Table
@@ -86,27 +83,9 @@ def write_page(
     )
     (folder / "figures").mkdir(exist_ok=True)
     for plot in plots:
-        _write(folder / "figures" / f"{plot.name}.png", images[plot.name])
-        _write(folder / "figures" / f"{plot.name}.csv", to_csv(plot.rows).encode())
-    return _write(folder / "report.html", page.encode())
-
-
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Prints rows as CSV; the columns are all that any row has, in the order of appearance.
-
-    >>> print(to_csv([{"x": 1}, {"x": 2, "y": float("nan")}]).replace(chr(13), ""), end="")
-    x,y
-    1,
-    2,
-    """
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow(columns)
-    for row in rows:
-        values = [row.get(name) for name in columns]
-        writer.writerow(["" if v is None or v != v else v for v in values])
-    return buffer.getvalue()
+        write_whole(folder / "figures" / f"{plot.name}.png", images[plot.name])
+        write_whole(folder / "figures" / f"{plot.name}.csv", to_csv(plot.rows))
+    return write_whole(folder / "report.html", page)
 
 
 def _sections(plan: Sequence[Plan], drawings: Mapping[str, Drawing]) -> list[Section]:
@@ -131,14 +110,3 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def _write(path: Path, data: bytes) -> Path:
-    """Writes a file whole: who looks while a report is made sees the old one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

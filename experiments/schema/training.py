@@ -1,0 +1,126 @@
+"""What is trained on the accepted candidates, how, and laid out over which devices."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllParameters:
+    """Trains every parameter."""
+
+    name: Literal["all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Trains low-rank additions to some kernels; the parameters themselves are frozen.
+
+    Attributes:
+      rank: r, at least 1.
+      alpha: the addition is scaled by alpha / rank; above 0.
+      targets: names of the Dense layers, such as query or up.
+      dropout: part of an adapter's input that a training step zeroes, in [0, 1).
+    """
+
+    name: Literal["lora"]
+    rank: int
+    alpha: float
+    targets: tuple[Literal["query", "key", "value", "output", "gate", "up", "down"], ...]
+    dropout: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastLayers:
+    """Trains the last layers and the final norm; the rest is frozen.
+
+    Attributes:
+      num_layers: at least 1.
+    """
+
+    name: Literal["last_layers"]
+    num_layers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matching:
+    """Trains the parameters whose paths match a pattern; the rest is frozen.
+
+    Attributes:
+      patterns: shell patterns such as "*norm/scale" or "layers/attention/query/*".
+    """
+
+    name: Literal["matching"]
+    patterns: tuple[str, ...]
+
+
+PartConfig = AllParameters | Lora | LastLayers | Matching
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Fine-tuning on what was accepted.
+
+    Attributes:
+      part: which parameters are trained.
+      optimizer: "sgd" is theta <- theta - eta grad L; "adafactor" keeps least beside the weights.
+      learning_rate: the highest rate, above 0.
+      schedule: of the learning rate after the warm-up, over the steps of all rounds.
+      warmup_steps: first steps of the run, over which the rate rises linearly.
+      clip_norm: largest norm of a gradient; null does not clip.
+      weight_decay: decoupled weight decay, per unit of learning rate.
+      epochs: passes over the accepted samples of a round.
+      batch_size: sequences in a step.
+      normalise: whether every token or every sequence has the same say in the loss.
+      row_length: pack sequences into rows of so many tokens; null gives each a row of its own.
+      label_smoothing: part of the target that is spread over the vocabulary, in [0, 1).
+      z_loss: weight of the squared log of the softmax's normaliser; 1e-4 is usual.
+      clip_ratio: weigh each token by its importance ratio to the sampler, and train it no further
+        once the ratio is above 1 + clip_ratio (RAFT++); null trains by plain log-likelihood.
+      kl_weight: weight of the exact KL divergence from the policy as it was at the start.
+      restart: begin every round from the untuned policy, and not from the round before (ReST-EM).
+      replay_fraction: part of a round's training sequences that was accepted in earlier rounds of
+        the same arm, in [0, 1): drawn anew for each round, each as likely as any other, and fewer
+        where there are not as many.
+      ema_decay: held-out evaluation takes the moving average of the trained parameters with this
+        decay per step, in [0, 1); candidates are drawn from the parameters themselves. null for
+        no average.
+    """
+
+    part: PartConfig
+    optimizer: Literal["adafactor", "adamw", "lion", "sgd"]
+    learning_rate: float
+    schedule: Literal["constant", "cosine", "linear"]
+    warmup_steps: int
+    clip_norm: float | None
+    weight_decay: float
+    epochs: int
+    batch_size: int
+    normalise: Literal["token", "sequence"]
+    row_length: int | None
+    label_smoothing: float
+    z_loss: float
+    clip_ratio: float | None
+    kl_weight: float
+    restart: bool
+    replay_fraction: float
+    ema_decay: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How training is laid out over devices; one of the sizes may be -1 for all that are left.
+
+    Attributes:
+      rules: what is divided; "single" takes one device and none of the sizes.
+      data: devices that share the rows of a batch and repeat the parameters.
+      fsdp: devices that share the rows of a batch, the parameters and the optimizer.
+      tensor: devices that share each matrix.
+      distributed: join the other processes of the launcher (SLURM, Open MPI, Kubernetes, Cloud
+        TPU), or those that JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID tell of.
+    """
+
+    rules: Literal["single", "replicated", "fsdp", "tensor", "fsdp+tensor"]
+    data: int
+    fsdp: int
+    tensor: int
+    distributed: bool
