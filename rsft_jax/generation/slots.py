@@ -123,7 +123,9 @@ def run_slots(
             if steps < 1:
                 break
         # One more free slot can be filled; once nothing waits, many are worth a look.
-        wanted = device.free_to_shrink() if closed else occupant.size - busy + 1
+        wanted = occupant.size - busy + 1
+        if closed:
+            wanted = max(wanted, device.free_to_shrink())
         steps = device.decode(wanted, steps)
         slot_steps += steps * occupant.size
         seen = device.look()

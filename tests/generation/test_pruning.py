@@ -51,16 +51,22 @@ def test_the_lowest_unfinished_are_given_up_and_the_others_are_those_of_generate
     assert int(out.slot_steps) < 36 * 3
 
 
-def test_the_last_candidate_is_never_given_up_and_nan_goes_first():
+def test_the_last_candidate_is_never_given_up():
     assert not np.asarray(_pruned(num=1, fraction=0.99).pruned).any()
 
-    def score(prompts, tokens):
-        return np.where(np.arange(len(tokens)) % 2 == 0, np.nan, -1e9)
 
-    out = _pruned(at=(1,), fraction=0.3, score=score)
-    assert np.asarray(out.pruned).any()
-    alive = np.asarray(out.completions.lengths) > 0
-    assert alive.all()
+def test_what_has_no_score_goes_first():
+    def score(prompts, tokens):
+        values = np.arange(len(tokens), dtype=float)
+        values[np.unique(prompts, return_index=True)[1]] = np.nan  # the first of each prompt
+        return values
+
+    out = _pruned(at=(1,), fraction=0.08, score=score, num=24)  # one of 13 to 24
+    whole = generate(
+        jax.random.key(1), LOGITS, PARAMS, PROMPTS, num_candidates=24, sampling=SAMPLING
+    )
+    first = (np.asarray(whole.lengths) > 1).argmax(axis=1)
+    assert [np.flatnonzero(row).tolist() for row in np.asarray(out.pruned)] == [[i] for i in first]
 
 
 def test_it_promises_no_law():

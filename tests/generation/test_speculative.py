@@ -127,6 +127,18 @@ def test_a_draft_equal_to_the_policy_is_always_kept():
     assert (_draw(_policy(num=3), 400, SamplingParams(max_new_tokens=3)).steps > 1).any()
 
 
+def test_a_draft_equal_to_the_policy_stays_so_from_block_to_block():
+    # Only if its cache too holds the last token of a block that was kept whole.
+    model, params = small_transformer(61, "float32")
+    draft = ModelDraft(logits_fn(model), cache_fn(model))
+    policy = Speculative(logits_fn(model), cache_fn(model), draft, 3)
+    drawn = generate(
+        jax.random.key(2), policy, (params, params), [[1, 2, 3], [4]], num_candidates=5,
+        sampling=SamplingParams(max_new_tokens=12), init_cache=policy.init_cache,
+    )  # fmt: skip
+    assert (drawn.steps == 3).all()
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_with_key_value_caches_a_rejected_draft_leaves_no_trace(temperature):
     with jax.enable_x64(True):
