@@ -161,18 +161,26 @@ def make_rule(
     selection: schema.SelectionConfig, allowed: Sequence[str] = ()
 ) -> rules.SelectionRule:
     """The selection rule, with its budget as a rule of its own behind it."""
+    rule, budget = make_unlimited_rule(selection, allowed), budget_of(selection)
+    return rule if budget is None else rules.chain(rule, rules.at_most(budget))
+
+
+def make_unlimited_rule(
+    selection: schema.SelectionConfig, allowed: Sequence[str] = ()
+) -> rules.SelectionRule:
+    """The selection rule without its budget."""
     match selection:
         case schema.BestOfN():
             return rules.best_of_n()
         case schema.TopK(k=k):
             return rules.top_k(k)
-        case schema.Threshold(minimum=minimum, budget=budget):
-            return _with_budget(rules.threshold(minimum), budget)
-        case schema.StatisticalRejection(beta=beta, max_reward=bound, budget=budget):
-            return _with_budget(rules.statistical_rejection(beta, max_reward=bound), budget)
+        case schema.Threshold(minimum=minimum):
+            return rules.threshold(minimum)
+        case schema.StatisticalRejection(beta=beta, max_reward=bound):
+            return rules.statistical_rejection(beta, max_reward=bound)
         case schema.RandomControl(k=k):
             return rules.random_control(rules.top_k(k))
-        case schema.OwnRule(function=path, options=options, budget=budget):
+        case schema.OwnRule(function=path, options=options):
             make = own.load_function(path, allowed, "selection.function")
             rule = own.call(make, "selection.function", **options)
             if not isinstance(rule, rules.SelectionRule):
@@ -180,11 +188,13 @@ def make_rule(
                     f"selection.function: {path} must return a SelectionRule, "
                     f"got {type(rule).__name__}"
                 )
-            return _with_budget(rule, budget)
+            return rule
 
 
-def _with_budget(rule: rules.SelectionRule, budget: int | None) -> rules.SelectionRule:
-    return rule if budget is None else rules.chain(rule, rules.at_most(budget))
+def budget_of(selection: schema.SelectionConfig) -> int | None:
+    """The most candidates of one prompt that a rule takes of those it accepts; None for all."""
+    limited = schema.Threshold | schema.StatisticalRejection | schema.OwnRule
+    return selection.budget if isinstance(selection, limited) else None
 
 
 def most_accepted(selection: schema.SelectionConfig, num_candidates: int) -> int:
@@ -194,12 +204,8 @@ def most_accepted(selection: schema.SelectionConfig, num_candidates: int) -> int
             return 1
         case schema.TopK(k=k) | schema.RandomControl(k=k):
             return k
-        case (
-            schema.Threshold(budget=budget)
-            | schema.StatisticalRejection(budget=budget)
-            | schema.OwnRule(budget=budget)
-        ):
-            return num_candidates if budget is None else budget
+        case schema.Threshold() | schema.StatisticalRejection() | schema.OwnRule():
+            return budget_of(selection) or num_candidates
 
 
 def make_part(part: schema.PartConfig, key: PRNGKey) -> training.Part:

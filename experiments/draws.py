@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rsft_jax.data.tokenizer import Tokenizer
-from rsft_jax.experiments.samples import completion_tokens
+from rsft_jax.experiments.samples import completion_tokens, only_drawn
 from rsft_jax.experiments.task import PromptBatch, Task
 from rsft_jax.generation import Completions
 from rsft_jax.rollouts import Drawn, RolloutStore, draw_name, fingerprint
@@ -22,6 +22,7 @@ from rsft_jax.training import TrainState
 from rsft_jax.types import PRNGKey
 
 DrawFn = Callable[[PromptBatch], Completions]
+DrawMoreFn = Callable[[Completions], tuple[np.ndarray, Completions | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,38 @@ class KeptDraws:
                     found |= self.store.find([names[i] for i in missing], num)
                     if len(missing) == len(names):
                         return drawn
-        return padded_completions([found[name] for name in names], self._width)
+        return padded_completions([found[name] for name in names], num, self._width)
+
+    def get_longest(
+        self,
+        source: Source,
+        batch: PromptBatch,
+        num: int,
+        draw: DrawMoreFn,
+        *,
+        round_: int,
+        arm: str,
+    ) -> Completions:
+        """Returns up to `num` candidates for each prompt: what is kept, and what `draw` adds.
+
+        Args:
+          source, batch, num, round_, arm: as in `get`.
+          draw: what is kept -> the prompts that more is needed of, and all of their candidates.
+        """
+        names = source.names(batch)
+        with _alone(self.store.folder, source):
+            found = self.store.find_longest(names, num)
+            kept = padded_completions([found.get(name) for name in names], num, self._width)
+            places, drawn = draw(kept)
+            if drawn is None:
+                return kept
+            self.store.append(self._rows(source, batch.take(places), drawn, round_, arm))
+        fields = {
+            field.name: getattr(kept, field.name).at[places].set(getattr(drawn, field.name))
+            for field in dataclasses.fields(kept)
+            if getattr(kept, field.name) is not None
+        }
+        return Completions(**fields)
 
     def _get_together(
         self, source: Source, batch: PromptBatch, num: int, draw: DrawFn, round_: int, arm: str
@@ -128,9 +160,7 @@ class KeptDraws:
             if missing.all():
                 return drawn
             found |= self.store.find(source.names(some), num) if first else {}
-        nothing, no = [np.zeros(0, np.int32)] * num, np.zeros(num, bool)
-        blank = Drawn(tokens=nothing, log_probs=nothing, finished=no, failed=no)
-        return from_first(padded_completions([found.get(n, blank) for n in names], self._width))
+        return from_first(padded_completions([found.get(n) for n in names], num, self._width))
 
     def _rows(
         self, source: Source, batch: PromptBatch, completions: Completions, round_: int, arm: str
@@ -139,7 +169,7 @@ class KeptDraws:
         total = count * num
         tokens = completion_tokens(completions)
         lengths, log_probs = np.asarray(completions.lengths), np.asarray(completions.log_probs)
-        return {
+        rows = {
             "round": [round_] * total,
             "arm": [arm] * total,
             "prompt_id": [prompt.id for prompt in batch.prompts for _ in range(num)],
@@ -156,25 +186,34 @@ class KeptDraws:
             "reward_version": [""] * total,
             "rule": [""] * total,
         }
+        return only_drawn(rows, completions)
 
 
-def padded_completions(drawn: Sequence[Drawn], width: int) -> Completions:
-    """Puts P draws of N candidates each into arrays, padded as `generate` pads them."""
-    shape = (len(drawn), len(drawn[0].tokens))
+def padded_completions(drawn: Sequence[Drawn | None], num: int, width: int) -> Completions:
+    """Puts P draws of up to N candidates each into arrays, padded as `generate` pads them.
+
+    What is not there is empty: of length 0.
+    """
+    shape = (len(drawn), num)
     tokens = np.full((*shape, width), -1, np.int32)
     log_probs = np.zeros((*shape, width), np.float32)
     lengths = np.zeros(shape, np.int32)
+    finished, failed = np.zeros(shape, bool), np.zeros(shape, bool)
     for i, row in enumerate(drawn):
+        if row is None:
+            continue
         for j, (ids, values) in enumerate(zip(row.tokens, row.log_probs)):
             lengths[i, j] = len(ids)
             tokens[i, j, : len(ids)] = ids
             log_probs[i, j, : len(ids)] = values
+        finished[i, : len(row.finished)] = row.finished
+        failed[i, : len(row.failed)] = row.failed
     return Completions(
         tokens=jnp.asarray(tokens),
         lengths=jnp.asarray(lengths),
         log_probs=jnp.asarray(log_probs),
-        finished=jnp.asarray(np.stack([row.finished for row in drawn])),
-        failed=jnp.asarray(np.stack([row.failed for row in drawn])),
+        finished=jnp.asarray(finished),
+        failed=jnp.asarray(failed),
     )
 
 

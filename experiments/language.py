@@ -6,6 +6,7 @@ improve (`rsft_jax.rounds`), are evaluated on held-out prompts, and are checkpoi
 """
 
 import dataclasses
+import functools
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,12 @@ from rsft_jax.experiments import build, samples
 from rsft_jax.experiments.config import read_config
 from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.draws import KeptDraws, PolicyNames, source_of
+from rsft_jax.experiments.early import (
+    EarlyStop,
+    collect_until_accepted,
+    make_early_stop,
+    tokens_saved,
+)
 from rsft_jax.experiments.errors import ExitCode
 from rsft_jax.experiments.processes import is_first
 from rsft_jax.experiments.replay import accepted_before
@@ -27,9 +34,9 @@ from rsft_jax.experiments.schema import LanguageConfig
 from rsft_jax.experiments.task import Evaluated, PromptBatch, Task, acceptance, make_task
 from rsft_jax.generation import Completions
 from rsft_jax.rollouts import RolloutStore, write_rollouts
-from rsft_jax.rounds import RoundReport, run_rounds
-from rsft_jax.sampling import acceptance_rate, effective_sample_size
-from rsft_jax.selection import SelectionRule, random_control
+from rsft_jax.rounds import Collected, RoundReport, run_rounds, run_rounds_with
+from rsft_jax.sampling import RateInterval, acceptance_rate, effective_sample_size
+from rsft_jax.selection import SelectionRule, first_control, random_control
 from rsft_jax.sharding import replicate
 from rsft_jax.training import CheckpointError, Checkpoints, TrainState
 from rsft_jax.types import PRNGKey
@@ -40,9 +47,11 @@ _SAVED = ("step", "params", "opt_state")  # fields of a train state that a check
 def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
     """Runs the rounds of all arms, or those that are left."""
     console = Console(None if is_first() else io.StringIO())
+    early = make_early_stop(config)
     task = make_task(config, console)
     rule = build.make_rule(config.selection, config.allow_packages)
-    rules = {"policy": rule} | ({"control": random_control(rule)} if config.control else {})
+    control = random_control(rule) if early is None else first_control(rule)
+    rules = {"policy": rule} | ({"control": control} if config.control else {})
     states = {arm: task.new_state() for arm in rules}
     with Checkpoints(folder.checkpoints, max_to_keep=config.checkpoint.keep) as checkpoints:
         done, states = restore(checkpoints, folder, task, states)
@@ -53,7 +62,7 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
         for problem in draws.problems():
             console.say(f"store: {problem}")
         rollouts = RolloutStore(folder.rollouts)
-        rounds = rounds_of_arms(task, rules, states, done, draws, rollouts)
+        rounds = rounds_of_arms(task, rules, states, done, draws, rollouts, early)
         for number, made in enumerate(rounds, done + 1):
             states = {arm: round_.report.state for arm, round_ in made.items()}
             events = [
@@ -79,12 +88,14 @@ class ArmRound(NamedTuple):
       scores: of its candidates.
       identity: where they come from, as columns of a rollout file.
       drawing: figures of drawing them; None if they were drawn before.
+      rates: `[P]` estimates of each prompt's acceptance rate, where drawing stopped early.
     """
 
     report: RoundReport
     scores: samples.Scores
     identity: Mapping[str, list[Any]]
     drawing: Mapping[str, Any] | None
+    rates: np.ndarray | None
 
 
 def rounds_of_arms(
@@ -94,13 +105,16 @@ def rounds_of_arms(
     done: int,
     store: RolloutStore,
     rollouts: RolloutStore,
+    early: EarlyStop | None = None,
 ) -> Iterator[dict[str, ArmRound]]:
     """Yields, round by round, what every arm did; candidates in the store are not drawn again.
 
-    What earlier rounds accepted is read from `rollouts`.
+    What earlier rounds accepted is read from `rollouts`. With `early` a prompt's candidates are
+    drawn until it is enough.
     """
     seen: dict[str, tuple[samples.Scores, Mapping[str, list[Any]]]] = {}
     drawing: dict[str, Mapping[str, Any]] = {}
+    rates: dict[str, np.ndarray] = {}
     kept = KeptDraws(store, task.tokenizer, task.sampling.max_new_tokens)
     names = PolicyNames(task)
     num = task.config.sampling.num_candidates
@@ -153,24 +167,54 @@ def rounds_of_arms(
                 old = accepted_before(rollouts, task.train.tokens, arm, number)
             return task.improve(key, state, batch, completions, weights, stage=stage, old=old)
 
-        return run_rounds(
-            task.keys["rounds"],
-            states[arm],
-            prompts=prompts,
-            propose=propose,
-            score=score,
-            rule=rules[arm],
-            improve=improve,
-            num_rounds=task.config.rounds.num_rounds,
-            first_round=done + 1,
-            check=task.gap if task.offered is None else None,  # else they are not the policy's
-        )
+        def collect(key: PRNGKey, state: TrainState, batch: PromptBatch) -> Collected:
+            nonlocal identity
+            assert early is not None
+            drawing.pop(arm, None)
+            draw_key, _ = jax.random.split(key)  # as `rsft_jax.rounds.collect` does
+            source = source_of(task, names, draw_key, state)
+            identity = source.columns(batch, num)
+
+            def on_end(completions: Completions, figures: Mapping[str, Any]) -> None:
+                saved = tokens_saved(completions, figures["tokens"])
+                drawing[arm] = {**figures, "tokens_saved": saved}
+
+            found = collect_until_accepted(
+                key,
+                batch,
+                task=task,
+                early=early,
+                rule=rules[arm],
+                draw=lambda some, rule, rewards: task.draw_accepted(
+                    key, state, some, num, rule=rule, rewards=rewards, wanted=early.wanted,
+                    stage=f"round {number}: draw for {arm}", note=note, on_end=on_end,
+                ),
+                keep=functools.partial(
+                    kept.get_longest, source, batch, num, round_=number, arm=arm
+                ),
+            )  # fmt: skip
+            columns = {**identity, "reward_version": [version] * found.scores.reward.size}
+            seen[arm], rates[arm] = (found.scores, columns), found.rates
+            return found.collected
+
+        shared = {
+            "prompts": prompts,
+            "improve": improve,
+            "num_rounds": task.config.rounds.num_rounds,
+            "first_round": done + 1,
+            "check": task.gap if task.offered is None else None,  # else they are not the policy's
+        }
+        key, state = task.keys["rounds"], states[arm]
+        if early is not None:
+            return run_rounds_with(key, state, collect=collect, **shared)
+        return run_rounds(key, state, propose=propose, score=score, rule=rules[arm], **shared)
 
     generators = {arm: rounds_of(arm) for arm in rules}
     for _ in range(done, task.config.rounds.num_rounds):
         reports = {arm: next(generator) for arm, generator in generators.items()}
         yield {
-            arm: ArmRound(report, *seen[arm], drawing.get(arm)) for arm, report in reports.items()
+            arm: ArmRound(report, *seen[arm], drawing.get(arm), rates.get(arm))
+            for arm, report in reports.items()
         }
 
 
@@ -213,14 +257,14 @@ def log_round(
         RolloutStore(folder.rollouts).append(rows, name=name)
     accepted = np.asarray(collected.selection.accepted)
     scored = np.isfinite(scores.reward)
-    rate = acceptance_rate(int(accepted.sum()), int(scored.sum()))
+    rate = _rate(task, accepted, scored, made.rates)
     weights = np.asarray(collected.weights)[accepted]
     event = {
         "event": "round",
         "arm": arm,
         "round": report.round,
         "num_prompts": len(batch.prompts),
-        "num_candidates": int(accepted.size),
+        "num_candidates": int((np.asarray(collected.completions.lengths) > 0).sum()),
         "num_scored": int(scored.sum()),
         "num_accepted": int(accepted.sum()),
         "num_prompts_without": int((~accepted.any(axis=1)).sum()),
@@ -241,6 +285,17 @@ def log_round(
     }
     folder.log(event)
     return event
+
+
+def _rate(
+    task: Task, accepted: np.ndarray, scored: np.ndarray, rates: np.ndarray | None
+) -> RateInterval:
+    """The acceptance rate of a round and its interval; over prompts where drawing stopped early."""
+    if rates is None:
+        return acceptance_rate(int(accepted.sum()), int(scored.sum()))
+    settings = task.config.evaluation
+    found = samples.mean_interval(rates[:, None], settings.confidence, settings.bootstrap_samples)
+    return RateInterval(estimate=found.mean, low=found.low, high=found.high)
 
 
 def log_evaluation(

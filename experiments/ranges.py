@@ -93,6 +93,13 @@ def _validate_language(config: LanguageConfig) -> None:
     strings = list(sampling.stop_strings)
     _check(all(strings), "sampling.stop_strings", strings, "texts that are not empty")
 
+    if sampling.early_stop and config.candidates is not None:
+        raise ConfigError("sampling.early_stop: true; nothing is drawn where candidates are given")
+    if sampling.early_stop and config.mesh.distributed:
+        raise ConfigError(
+            "sampling.early_stop: true; not with mesh.distributed=true, whose processes draw apart"
+        )
+
     validate_reward(config.reward)
     validate_selection(config.selection, sampling.num_candidates)
     _validate_training(config.training)

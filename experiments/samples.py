@@ -46,6 +46,19 @@ def completion_tokens(completions: Completions) -> list[list[list[int]]]:
     ]
 
 
+def completion_texts(completions: Completions, tokenizer: Tokenizer) -> list[list[str]]:
+    """The texts of P x N completions, without special tokens; "" where none was drawn."""
+    return [tokenizer.decode_batch(rows) for rows in completion_tokens(completions)]
+
+
+def only_drawn(rows: dict[str, list[Any]], completions: Completions) -> dict[str, list[Any]]:
+    """The rows of the candidates that were drawn; those that were not are empty."""
+    drawn = np.asarray(completions.lengths).ravel() > 0
+    if drawn.all():
+        return rows
+    return {name: [v for v, there in zip(values, drawn) if there] for name, values in rows.items()}
+
+
 def score_completions(
     prompts: Sequence[Prompt],
     completions: Completions,
@@ -55,7 +68,7 @@ def score_completions(
     judge: RewardFn,
 ) -> Scores:
     """Decodes and scores; a score that is not a number stays NaN and is counted by the caller."""
-    texts = [tokenizer.decode_batch(rows) for rows in completion_tokens(completions)]
+    texts = completion_texts(completions, tokenizer)
     questions = [prompt.text for prompt in prompts]
     shape = (len(texts), len(texts[0]))
     terms = {
@@ -77,7 +90,7 @@ def rollout_rows(
     rule: SelectionRule | None = None,
     identity: Mapping[str, list[Any]] | None = None,
 ) -> dict[str, list[Any]]:
-    """The columns of a rollout file, a row for each candidate, prompt by prompt.
+    """The columns of a rollout file, a row for each candidate drawn, prompt by prompt.
 
     `identity` holds any of the columns that say where the candidates come from.
     """
@@ -111,7 +124,7 @@ def rollout_rows(
         rows["reason"] = reasons(selection, rule)
         rows["rule"] = [" > ".join(stage_names(rule))] * total
     rows["failed"] = np.asarray(completions.failed).ravel().tolist()
-    return rows | dict(identity or {})
+    return only_drawn(rows | dict(identity or {}), completions)
 
 
 def reasons(selection: Selection, rule: SelectionRule) -> list[str]:

@@ -4,10 +4,11 @@ A `Task` holds what all arms of a run share and never changes; the policy that i
 train state that comes in and goes out.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ from rsft_jax.data.batches import (
 )
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.experiments import build, samples
-from rsft_jax.experiments.console import Console
+from rsft_jax.experiments.console import Advance, Console
 from rsft_jax.experiments.errors import ConfigError
 from rsft_jax.experiments.offline import Offered, read_offer
 from rsft_jax.experiments.replay import Sequences, accepted_now, with_old
@@ -34,16 +35,19 @@ from rsft_jax.generation import (
     Completions,
     GenerationProgress,
     Prompts,
+    RewardOfTokens,
     SamplingParams,
     StopFn,
     check_completions,
     generate,
+    generate_accepted,
     pad_prompts,
     score,
     stop_strings,
 )
 from rsft_jax.models import Transformer, cache_fn, logits_fn
 from rsft_jax.rewards import Interval, WeightedSum
+from rsft_jax.selection import SelectionRule
 from rsft_jax.sharding import (
     TrainShardings,
     divide_work,
@@ -225,6 +229,59 @@ class Task:
         check_completions(completions)
         return completions
 
+    def draw_accepted(
+        self,
+        key: PRNGKey,
+        state: TrainState,
+        batch: PromptBatch,
+        num: int,
+        *,
+        rule: SelectionRule,
+        rewards: RewardOfTokens,
+        wanted: int,
+        stage: str,
+        note: str = "",
+        on_end: Callable[[Completions, Mapping[str, Any]], None] | None = None,
+    ) -> Completions:
+        """Draws up to `num` completions for each prompt, until `wanted` of them are accepted.
+
+        Args:
+          key: random key of a round, consumed: drawing takes the first half of its split.
+          state, batch, num, stage, note: as in `draw`.
+          rule: a separable rule.
+          rewards: what it looks at.
+          wanted: how many accepted completions are enough for a prompt.
+          on_end: called with the completions and the figures of the work, as in `draw`.
+
+        Returns:
+          The completions; those that were not drawn are empty.
+
+        Raises:
+          ValueError: as `draw` does.
+        """
+        with self._progress(stage, len(batch.prompts) * num, note) as progress:
+            found = generate_accepted(
+                key,
+                logits_fn(self.model),
+                self.exported(state),
+                batch.tokens,
+                reward=rewards,
+                rule=rule,
+                num_accepted=wanted,
+                max_candidates=num,
+                sampling=self.sampling,
+                init_cache=cache_fn(self.model),
+                prompt_ids=batch.places,
+                slots=self.config.sampling.batch_size,
+                max_length=self.model.config.max_length,
+                stop=self.stop,
+                on_progress=progress,
+            )
+        check_completions(found.completions)
+        if on_end is not None:
+            on_end(found.completions, progress.figures())
+        return found.completions
+
     def _draw(
         self,
         key: PRNGKey,
@@ -235,16 +292,7 @@ class Task:
         note: str,
         on_end: Callable[[Mapping[str, Any]], None] | None,
     ) -> Completions:
-        total = len(batch.prompts) * num
-        with self.console.progress(stage, total, "completions") as advance:
-            before = GenerationProgress(0, total, 0, 0)
-
-            def show(now: GenerationProgress) -> None:
-                nonlocal before
-                items = now.completions - before.completions
-                advance(items, tokens=now.tokens - before.tokens, note=note)
-                before = now
-
+        with self._progress(stage, len(batch.prompts) * num, note) as progress:
             completions = generate(
                 key,
                 logits_fn(self.model),
@@ -257,17 +305,16 @@ class Task:
                 slots=self.config.sampling.batch_size,
                 max_length=self.model.config.max_length,
                 stop=self.stop,
-                on_progress=show,
+                on_progress=progress,
             )
         if on_end is not None:
-            on_end(
-                {
-                    "tokens": before.tokens,
-                    "slot_use": before.tokens / before.slot_steps,
-                    "programs": before.programs,
-                }
-            )
+            on_end(progress.figures())
         return completions
+
+    @contextlib.contextmanager
+    def _progress(self, stage: str, total: int, note: str) -> "Iterator[_Shown]":
+        with self.console.progress(stage, total, "completions") as advance:
+            yield _Shown(advance, note, GenerationProgress(0, total, 0, 0))
 
     @functools.cached_property
     def stop(self) -> StopFn | None:
@@ -407,6 +454,27 @@ class Task:
             completions,
             sampling=self.sampling,
         )
+
+
+class _Shown:
+    """Passes the progress of generation on to the console, and keeps the last."""
+
+    def __init__(self, advance: Advance, note: str, start: GenerationProgress):
+        self._advance, self._note, self._last = advance, note, start
+
+    def __call__(self, now: GenerationProgress) -> None:
+        items, tokens = now.completions - self._last.completions, now.tokens - self._last.tokens
+        self._advance(items, tokens=tokens, note=self._note)
+        self._last = now
+
+    def figures(self) -> dict[str, Any]:
+        """Tokens, the part of the slots that was in use, and how many shapes were compiled."""
+        last = self._last
+        return {
+            "tokens": last.tokens,
+            "slot_use": last.tokens / last.slot_steps,
+            "programs": last.programs,
+        }
 
 
 def acceptance(weights: Array) -> float:

@@ -12,8 +12,9 @@ leaves logging, checkpoints and stopping to whoever iterates. Both draw the same
 """
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -133,6 +134,14 @@ def collect(
     return Collected(completions, candidates, rule.select(select_key, candidates))
 
 
+class CollectFn(Protocol):
+    """Draws, scores and selects in its own way: `(key, state, prompts) -> Collected`."""
+
+    def __call__(self, key: PRNGKey, state: Any, prompts: Any) -> Collected:
+        """Returns one round's candidates and the verdict on them."""
+        ...
+
+
 class Round(NamedTuple):
     """What one pure round did.
 
@@ -199,13 +208,14 @@ def as_candidates(completions: Any, rewards: Array) -> Candidates:
     """Puts `[P, N]` rewards together with what the completions know.
 
     `Completions` give the log-probability of each candidate under the law it was drawn from,
-    `[P, N]` nats, and mark the failed ones as invalid; of anything else only the rewards are known.
+    `[P, N]` nats; the failed ones are invalid, and the empty ones, which were not drawn (because
+    their prompt had enough before). Of anything else only the rewards are known.
     """
     if not isinstance(completions, Completions):
         return Candidates(rewards=rewards, valid=jnp.ones(rewards.shape, bool))
     return Candidates(
         rewards=rewards,
-        valid=~completions.failed,
+        valid=~completions.failed & (completions.lengths > 0),
         log_proposal=completions.log_probs.sum(axis=-1),
     )
 
@@ -267,19 +277,99 @@ def run_rounds(
       Dong et al. 2023, "RAFT", https://arxiv.org/abs/2304.06767, algorithm 1.
       Touvron et al. 2023, "Llama 2", https://arxiv.org/abs/2307.09288, section 3.2.3.
     """
-    for number in range(first_round, num_rounds + 1):
-        round_key = jax.random.fold_in(key, number)
-        collect_key, improve_key = jax.random.split(round_key)
-        watch = _Stopwatch()
-        chosen = prompts(number)
-        collected = collect(
-            collect_key,
-            state,
-            chosen,
+
+    def collect_timed(watch: _Stopwatch) -> CollectFn:
+        return functools.partial(
+            collect,
             propose=watch.timed("generate", propose),
             score=watch.timed("score", score),
             rule=rule._replace(select=watch.timed("select", rule.select)),
         )
+
+    return _rounds(
+        key, state, prompts, collect_timed, improve, range(first_round, num_rounds + 1), check,
+        max_gap,
+    )  # fmt: skip
+
+
+def run_rounds_with(
+    key: PRNGKey,
+    state: Any,
+    *,
+    prompts: Callable[[int], Any],
+    collect: CollectFn,
+    improve: ImproveFn,
+    num_rounds: int,
+    first_round: int = 1,
+    check: Callable[[Any, Any, Any], float] | None = None,
+    max_gap: float = 1e-2,
+) -> Iterator[RoundReport]:
+    """`run_rounds` with a way of one's own to collect, where drawing and judging are not apart.
+
+    Such is early stop: what is drawn hangs on what was accepted before
+    (`rsft_jax.generation.generate_accepted`). The time of `collect` is that of "generate".
+
+    Args:
+      collect: draws, scores and selects; for round t it gets the first half of
+        `split(fold_in(key, t))`, as `rsft_jax.rounds.collect` does.
+      key, state, prompts, improve, num_rounds, first_round, check, max_gap: as in `run_rounds`.
+
+    Yields:
+      A `RoundReport` after each round.
+
+    Raises:
+      OffPolicyError: as in `run_rounds`.
+
+    Example:
+      >>> from rsft_jax.generation import SamplingParams, generate_accepted
+      >>> from rsft_jax.selection import threshold
+      >>> coin = lambda p, tokens, positions, cache: (
+      ...     jnp.broadcast_to(jnp.stack([-p, p]), (*tokens.shape, 2)), cache)
+      >>> law = SamplingParams(max_new_tokens=4)
+      >>> def until_two_accepted(key, p, prompts):
+      ...     found = generate_accepted(
+      ...         key, coin, p, prompts, num_accepted=2, max_candidates=50, slots=8, sampling=law,
+      ...         reward=lambda prompts, tokens: np.array([t.mean() for t in tokens]),
+      ...         rule=threshold(0.75))
+      ...     rewards = found.rewards
+      ...     return Collected(found.completions, as_candidates(found.completions, rewards),
+      ...                      found.selection)
+      >>> def improve(key, p, prompts, completions, weights):
+      ...     ones = (completions.tokens == 1).sum(-1) / completions.lengths
+      ...     mean = jnp.where(weights > 0, ones, 0).sum() / (weights > 0).sum()
+      ...     return jnp.log(mean / (1.01 - mean)) / 2, {}
+      >>> reports = list(run_rounds_with(
+      ...     jax.random.key(0), jnp.array(0.0), prompts=lambda t: [[0], [1]],
+      ...     collect=until_two_accepted, improve=improve, num_rounds=2))
+      >>> [report.num_accepted for report in reports], bool(reports[-1].state > 0.5)
+      ([4, 4], True)
+    """
+
+    def collect_timed(watch: _Stopwatch) -> CollectFn:
+        return watch.timed("generate", collect)
+
+    return _rounds(
+        key, state, prompts, collect_timed, improve, range(first_round, num_rounds + 1), check,
+        max_gap,
+    )  # fmt: skip
+
+
+def _rounds(
+    key: PRNGKey,
+    state: Any,
+    prompts: Callable[[int], Any],
+    collect_timed: "Callable[[_Stopwatch], CollectFn]",
+    improve: ImproveFn,
+    numbers: Iterable[int],
+    check: Callable[[Any, Any, Any], float] | None,
+    max_gap: float,
+) -> Iterator[RoundReport]:
+    for number in numbers:
+        round_key = jax.random.fold_in(key, number)
+        collect_key, improve_key = jax.random.split(round_key)
+        watch = _Stopwatch()
+        chosen = prompts(number)
+        collected = collect_timed(watch)(collect_key, state, chosen)
         gap = None
         if check is not None:
             gap = watch.timed("check", check)(state, chosen, collected.completions)

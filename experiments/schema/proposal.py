@@ -57,6 +57,8 @@ class SamplingConfig:
       repetition_penalty: makes tokens that the prompt or the completion has already less likely,
         as in CTRL; 1 is off.
       stop_strings: texts that end a completion, beside the policy's stop tokens.
+      early_stop: draw no more for a prompt once selection.budget of its candidates are accepted;
+        num_candidates is then the most that are drawn. What is accepted is the same.
     """
 
     num_candidates: int
@@ -69,3 +71,4 @@ class SamplingConfig:
     min_new_tokens: int
     repetition_penalty: float
     stop_strings: tuple[str, ...]
+    early_stop: bool

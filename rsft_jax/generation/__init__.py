@@ -4,7 +4,9 @@ from rsft_jax.generation.accepted import (
     REASONS,
     AcceptedCompletions,
     RewardOfTokens,
+    count_tried,
     generate_accepted,
+    stopped_rate,
 )
 from rsft_jax.generation.decode import (
     DecodeState,
@@ -56,6 +58,7 @@ __all__ = [
     "StopFn",
     "as_prompts",
     "check_completions",
+    "count_tried",
     "decode",
     "decode_step",
     "gather",
@@ -71,4 +74,5 @@ __all__ = [
     "sampling_logits",
     "score",
     "stop_strings",
+    "stopped_rate",
 ]

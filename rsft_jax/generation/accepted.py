@@ -208,11 +208,8 @@ class _Judge:
         return selection
 
     def tried(self, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-        """Candidates that count, `[P]`, and whether the wanted ones are among them, `[P]`."""
-        judged = np.cumprod(self.scored, axis=1).astype(bool)  # no gap before them
-        number = np.cumsum(self.accepted & judged, axis=1)
-        enough = number[:, -1] >= wanted
-        return np.where(enough, (number < wanted).sum(axis=1) + 1, judged.sum(axis=1)), enough
+        """See `count_tried`."""
+        return count_tried(self.accepted, self.scored, wanted)
 
 
 class _UntilAccepted:
@@ -304,22 +301,70 @@ class _UntilAccepted:
         return int(np.argmin(self._done))
 
 
+def count_tried(
+    accepted: np.ndarray, judged: np.ndarray, wanted: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the candidates of each prompt that count when drawing stops with the last one wanted.
+
+    Args:
+      accepted: `[P, N]` the rule's verdicts.
+      judged: `[P, N]` which candidates there is a verdict on; none counts behind a gap.
+      wanted: m, accepted samples wanted for each prompt.
+
+    Returns:
+      `[P]` int, candidates up to the m-th accepted one, or all judged ones where there are fewer;
+      `[P]` bool, whether there are m.
+
+    >>> accepted = np.array([[False, True, True], [True, False, False]])
+    >>> [values.tolist() for values in count_tried(accepted, np.ones((2, 3), bool), 1)]
+    [[2, 1], [True, True]]
+    """
+    judged = np.cumprod(judged, axis=1).astype(bool)
+    number = np.cumsum(accepted & judged, axis=1)
+    enough = number[:, -1] >= wanted
+    return np.where(enough, (number < wanted).sum(axis=1) + 1, judged.sum(axis=1)), enough
+
+
+def stopped_rate(
+    accepted: np.ndarray, tried: np.ndarray, enough: np.ndarray, wanted: int
+) -> np.ndarray:
+    """Estimates the acceptance rate of each prompt without bias when drawing stopped early.
+
+    Args:
+      accepted: `[P]` how many were accepted.
+      tried: `[P]` of how many, as of `count_tried`.
+      enough: `[P]` whether drawing stopped because `wanted` were accepted.
+      wanted: m.
+
+    Returns:
+      `[P]` (m - 1) / (tried - 1) where there were enough (for m = 1: whether the first one was
+      accepted), accepted / tried elsewhere.
+
+    References:
+      Girshick, Mosteller and Savage, Unbiased estimates for certain binomial sampling problems
+      (1946).
+
+    >>> stopped_rate(np.array([2, 1]), np.array([5, 8]), np.array([True, False]), 2).tolist()
+    [0.25, 0.125]
+    """
+    inverse = np.where(tried > 1, (wanted - 1) / np.maximum(tried - 1, 1), 1.0)
+    return np.where(enough, inverse, accepted / np.maximum(tried, 1))
+
+
 def _result(table: Table, judge: _Judge, wanted: int, drawn_tokens: int) -> AcceptedCompletions:
     selection = judge.select()
     tried, enough = judge.tried(wanted)
     count, num = judge.scored.shape
     counts = np.arange(num) < tried[:, None]
     table.clear(~counts.ravel())
-    accepted = (judge.accepted & counts).sum(axis=1)
-    curtailed = accepted / np.maximum(tried, 1)
-    inverse = np.where(tried > 1, (wanted - 1) / np.maximum(tried - 1, 1), 1.0)
+    rate = stopped_rate((judge.accepted & counts).sum(axis=1), tried, enough, wanted)
     budget = np.where(tried == num, REASONS.index("candidates"), REASONS.index("tokens"))
     return AcceptedCompletions(
         completions=table.completions(count, num),
         rewards=jnp.where(counts, judge.rewards, jnp.nan),
         selection=_only(selection, jnp.asarray(counts)),
         tried=jnp.asarray(tried, jnp.int32),
-        rate=jnp.asarray(np.where(enough, inverse, curtailed), jnp.float32),
+        rate=jnp.asarray(rate, jnp.float32),
         reason=jnp.asarray(np.where(enough, REASONS.index("accepted"), budget), jnp.int32),
         drawn_tokens=jnp.asarray(drawn_tokens, jnp.int32),
     )

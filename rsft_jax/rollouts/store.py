@@ -229,6 +229,29 @@ class RolloutStore:
         self._found |= found
         return {draw: _first(drawn, num_candidates) for draw, drawn in found.items()}
 
+    def find_longest(self, draws: Iterable[str], num_candidates: int) -> dict[str, Drawn]:
+        """Looks up candidates 0, 1, ... of draws, as many as one part holds, at most N.
+
+        Args:
+          draws: names, as of `draw_name`.
+          num_candidates: N.
+
+        Returns:
+          draw -> its candidates, 1 to N; what is missing or damaged is left out.
+        """
+        wanted = set(draws)
+        longest: dict[str, Part] = {}
+        for part in self.parts():
+            for draw in wanted & set(part.draws):
+                held = longest[draw].draws[draw] if draw in longest else 0
+                if part.draws[draw] > held and not self._problem(part):
+                    longest[draw] = part
+        found: dict[str, Drawn] = {}
+        for part in {part.name: part for part in longest.values()}.values():
+            here = {draw for draw, holder in longest.items() if holder.name == part.name}
+            found |= _drawn(read_rollouts(self.folder / part.name), here)
+        return {draw: _first(drawn, num_candidates) for draw, drawn in found.items()}
+
     def _entry_path(self, name: str) -> Path:
         return self.folder / _MANIFEST / f"{name}.json"
 

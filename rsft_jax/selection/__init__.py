@@ -2,7 +2,7 @@
 
 from rsft_jax.selection.allocation import gvm_allocation
 from rsft_jax.selection.combine import chain
-from rsft_jax.selection.control import random_control
+from rsft_jax.selection.control import first_control, random_control
 from rsft_jax.selection.filters import at_most, group_filter, num_duplicates, unique
 from rsft_jax.selection.fingerprint import text_fingerprint, token_fingerprint
 from rsft_jax.selection.order import best_of_n, quantile, top_fraction, top_k
@@ -33,6 +33,7 @@ __all__ = [
     "chain",
     "correct",
     "density_ratio",
+    "first_control",
     "group_filter",
     "gvm_allocation",
     "importance_resample",

@@ -1,8 +1,9 @@
-"""The control arm of an experiment: as many samples, chosen by coin."""
+"""The control arm of an experiment: as many samples, whatever their rewards."""
 
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.sampling.counting import running_count
 from rsft_jax.selection.randomness import candidate_bits
 from rsft_jax.selection.ranks import smallest
 from rsft_jax.selection.types import (
@@ -59,3 +60,34 @@ def random_control(rule: SelectionRule) -> SelectionRule:
 
     name = f"random_control({', '.join(stage_names(rule))})"
     return make_rule(name, decide, law=Law.CONSISTENT, needs=rule.needs)
+
+
+def first_control(rule: SelectionRule) -> SelectionRule:
+    """Accepts, per prompt, as many candidates as `rule` does: the first that were drawn.
+
+    The control where drawing stops with a prompt's last needed acceptance. There
+    `random_control` is not fair: the last candidate drawn is always an accepted one, and where the
+    very first was good enough there is no other to choose. That a candidate is among the first m
+    says nothing about it.
+
+    Law (CONSISTENT): where `rule` accepts the same number m for every prompt, each accepted
+    candidate follows q exactly. Prompts for which the candidates ran out before get fewer
+    places, which is a tilt towards the prompts that the rule likes (not within a prompt).
+
+    Args:
+      rule: any rule.
+
+    Example:
+      >>> from rsft_jax.selection.thresholds import threshold
+      >>> rewards = jnp.array([[0.1, 0.9, jnp.nan], [0.2, 0.3, 0.7]])
+      >>> candidates = Candidates(rewards=rewards, valid=jnp.ones((2, 3), bool))
+      >>> first_control(threshold(0.5)).select(jax.random.key(0), candidates).accepted.tolist()
+      [[True, False, False], [True, False, False]]
+    """
+
+    def decide(key: PRNGKey, candidates: Candidates, scored: Array) -> Decision:
+        count = rule.select(key, candidates).accepted.sum(axis=-1, dtype=jnp.int32)[:, None]
+        return Decision(accepted=scored & (running_count(scored) <= count))
+
+    name = f"first_control({', '.join(stage_names(rule))})"
+    return make_rule(name, decide, law=Law.CONSISTENT, needs=rule.needs, places={"first"})
