@@ -21,7 +21,7 @@ from rsft_jax.experiments.task import PromptBatch, Task
 from rsft_jax.generation import Completions, count_tried, stopped_rate
 from rsft_jax.rewards import guard
 from rsft_jax.rounds import Collected, as_candidates
-from rsft_jax.selection import Candidates, SelectionRule
+from rsft_jax.selection import Candidates, SelectionRule, chain
 from rsft_jax.types import PRNGKey
 
 
@@ -30,7 +30,8 @@ class EarlyStop:
     """When drawing for a prompt ends.
 
     Attributes:
-      rule: a separable rule: judges each candidate by itself.
+      rule: a separable rule: judges each candidate by itself, with the random numbers that it has
+        as the first stage of the chain with its budget.
       wanted: how many it must accept; the budget.
     """
 
@@ -54,7 +55,7 @@ def make_early_stop(config: LanguageConfig) -> EarlyStop | None:
             "selection.budget, and a rule that judges each candidate by itself: threshold, or "
             "statistical_rejection with a max_reward"
         )
-    return EarlyStop(rule, budget)
+    return EarlyStop(chain(rule), budget)
 
 
 class Stopped(NamedTuple):

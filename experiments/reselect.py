@@ -154,6 +154,11 @@ def command(arguments: list[str]) -> int:
     console = Console()
     for problem in problems:
         console.say(f"left out: {problem}")
+    if run is not None and run.sampling.early_stop:
+        console.say(
+            "note: drawn with sampling.early_stop, so that a prompt's candidates end with its last "
+            "accepted one: rates, and rules other than that of the run, are off"
+        )
     most = max(group.valid.shape[1] for group in groups)
     rows = []
     for selection, seed in settings:

@@ -1,10 +1,18 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rsft_jax.generation import Completions
-from rsft_jax.rounds import OffPolicyError, as_candidates, collect, run_rounds
+from rsft_jax.rounds import (
+    OffPolicyError,
+    as_candidates,
+    collect,
+    run_rounds,
+    run_rounds_with,
+)
 from rsft_jax.selection import best_of_n, statistical_rejection, threshold
 from tests.gates import assert_law, assert_rejects
 
@@ -122,6 +130,38 @@ def test_candidates_know_what_completions_know():
     np.testing.assert_array_equal(candidates.valid, ~completions.failed)
     np.testing.assert_allclose(candidates.log_proposal, -2.0)
     assert as_candidates(object(), jnp.zeros(shape)).log_proposal is None
+
+
+def test_what_was_not_drawn_is_no_candidate():
+    shape = (1, 2)
+    completions = Completions(
+        tokens=jnp.zeros((*shape, 4), jnp.int32),
+        lengths=jnp.array([[4, 0]]),
+        log_probs=jnp.zeros((*shape, 4)),
+        finished=jnp.zeros(shape, bool),
+        failed=jnp.zeros(shape, bool),
+    )
+    assert as_candidates(completions, jnp.ones(shape)).valid.tolist() == [[True, False]]
+
+
+def test_rounds_with_the_usual_way_to_collect_are_the_usual_rounds():
+    rule = statistical_rejection(BETA, max_reward=1.0)
+    usual = functools.partial(collect, propose=_propose, score=_score, rule=rule)
+    start = jnp.log(jnp.full(CELLS, 1 / CELLS))
+    ours = list(
+        run_rounds_with(
+            jax.random.key(0), start, prompts=lambda t: PROMPTS, collect=usual, improve=_fit,
+            num_rounds=3, first_round=2,
+        )
+    )  # fmt: skip
+    theirs = list(_run(num_rounds=3, first_round=2, rule=rule))
+    assert [report.round for report in ours] == [2, 3]
+    for a, b in zip(ours, theirs):
+        np.testing.assert_array_equal(a.state, b.state)
+        np.testing.assert_array_equal(a.collected.completions, b.collected.completions)
+        assert a.metrics == b.metrics
+    assert set(ours[0].seconds) == {"generate", "train"}
+    assert set(theirs[0].seconds) == {"generate", "score", "select", "train"}
 
 
 def test_collect_jits_and_vmaps_over_seeds_and_hyperparameters():

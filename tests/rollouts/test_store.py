@@ -42,6 +42,22 @@ def test_candidates_are_found_by_their_draw_and_a_larger_draw_answers_for_a_smal
     assert RolloutStore(tmp_path).find(["a"], 5) == {}
 
 
+def test_the_longest_part_of_a_draw_is_found_if_it_is_whole(tmp_path):
+    store = RolloutStore(tmp_path)
+    store.append(rows("a", 2), name="short")
+    long = store.append(rows("a", 4, completion=["x"] * 4), name="long")
+    store.append(rows("b", 1), name="other")
+
+    def lengths(num):
+        found = RolloutStore(tmp_path).find_longest(["a", "b", "c"], num)
+        return {draw: (len(d.tokens), len(d.finished)) for draw, d in found.items()}
+
+    assert lengths(8) == {"a": (4, 4), "b": (1, 1)}
+    assert lengths(3) == {"a": (3, 3), "b": (1, 1)}
+    long.write_bytes(long.read_bytes()[:-3])
+    assert lengths(8) == {"a": (2, 2), "b": (1, 1)}
+
+
 @pytest.mark.parametrize("part", range(5))
 def test_a_draw_is_named_by_everything_that_it_hangs_on(part):
     same = ["policy", "law", "key", 3, (5, 6)]

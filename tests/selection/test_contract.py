@@ -16,6 +16,7 @@ from rsft_jax.selection import (
     chain,
     correct,
     density_ratio,
+    first_control,
     group_filter,
     importance_resample,
     make_rule,
@@ -57,6 +58,7 @@ DRAWING = {
     "importance_resample": importance_resample(2, 1.0),
     "importance_resample_replace": importance_resample(3, 1.0, replace=True),
     "random_control": random_control(top_k(2)),
+    "first_control": first_control(threshold(0.25)),
     "chain": chain(
         threshold(-1.0), statistical_rejection(1.0, max_reward=1.5), chain(unique(), at_most(2))
     ),

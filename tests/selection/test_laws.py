@@ -16,6 +16,7 @@ from rsft_jax.selection import (
     chain,
     correct,
     density_ratio,
+    first_control,
     group_filter,
     importance_resample,
     random_control,
@@ -282,6 +283,26 @@ def test_control_of_a_fixed_count_draws_the_proposal():
     # Where the count hangs on the rewards it does not quite, as its docstring says.
     control = random_control(threshold(MINIMUM))
     assert_rejects(counts_of(control, DEFAULT_DRAWS, 2), Q)
+
+
+def test_control_of_drawing_that_stops_draws_the_proposal(draws):
+    """Two accepted are wanted, and nothing is drawn behind the second."""
+    accept = REWARD >= 0  # about half
+    random = np.random.default_rng(7)
+
+    def counts_of_control(control, number):
+        index = random.choice(CELLS, p=Q, size=(number, 40))
+        reached = np.cumsum(accept[index], axis=1)
+        assert (reached[:, -1] >= 2).all()
+        drawn = (reached < 2) | ((reached == 2) & accept[index])
+        candidates = Candidates(rewards=REWARD[index].astype(np.float32), valid=drawn)
+        accepted = np.asarray(control.select(jax.random.key(0), candidates).accepted)
+        assert (accepted.sum(axis=1) == 2).all()
+        return np.bincount(index[accepted], minlength=CELLS)
+
+    assert_law(counts_of_control(first_control(threshold(0.0)), draws // 2), Q)
+    # By coin among those drawn, the last of which is always an accepted one, it is another law.
+    assert_rejects(counts_of_control(random_control(threshold(0.0)), DEFAULT_DRAWS // 2), Q)
 
 
 # Laws given one group of candidates: which subset is accepted.

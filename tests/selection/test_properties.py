@@ -13,6 +13,7 @@ from rsft_jax.selection import (
     best_of_n,
     chain,
     density_ratio,
+    first_control,
     group_filter,
     importance_resample,
     quantile,
@@ -43,12 +44,20 @@ RULES = {
     "rso_finite": rso_finite(0.5, K),
     "importance_resample": importance_resample(K, 0.5),
     "random_control": random_control(top_k(K)),
+    "first_control": first_control(top_k(K)),
     "chain": chain(threshold(-1.0), statistical_rejection(1.0), at_most(K)),
 }
-EXACT_COUNT = {"top_k": K, "best_of_n": 1, "at_most": K, "rso_finite": K, "random_control": K}
+EXACT_COUNT = {
+    "top_k": K,
+    "best_of_n": 1,
+    "at_most": K,
+    "rso_finite": K,
+    "random_control": K,
+    "first_control": K,
+}
 INVARIANT = {  # to a shift of the rewards
     "best_of_n", "top_k", "top_fraction", "top_fraction_batch", "quantile", "group_filter",
-    "unique", "at_most", "statistical_rejection", "rso_finite", "random_control",
+    "unique", "at_most", "statistical_rejection", "rso_finite", "random_control", "first_control",
 }  # fmt: skip
 BY_ORDER = {"best_of_n", "top_k", "top_fraction", "quantile", "threshold", "group_filter"}
 
