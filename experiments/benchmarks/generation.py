@@ -432,7 +432,7 @@ def picture(path: str, arguments: argparse.Namespace) -> None:
         ]
         rates = [figures["tokens_per_second"] for figures in found]
         bench = load(dtype)
-        dense = [2 ** (i / 8) for i in range(8 * int(math.log2(_ROWS[-1])) + 1)]
+        dense = range(1, _ROWS[-1] + 1)
         limits = [rows / step_limit(bench, rows, length) for rows in dense]
         axes.plot(_ROWS, rates, "o-", color=color, label=f"{dtype}, measured")
         axes.plot(dense, limits, "--", color=color, alpha=0.7, label=f"{dtype}, limit")
