@@ -37,7 +37,9 @@ class LogitsFn(Protocol):
     A function that is an object may have a method `prepare(params) -> params`: `generate` calls it
     once and gives its result to every call, so that work which is the same for all tokens (rounding
     weights, laying them out) is done once. With a method `draw_block` it draws several tokens in
-    one step; see `rsft_jax.generation.Speculative`.
+    one step; see `rsft_jax.generation.Speculative`. With a method
+    `logits_at(params, tokens, positions, columns[B, C]) -> [B, C, V]` it gives the logits of whole
+    sequences at some columns alone, which `score` asks for.
 
     Args:
       params: pytree of parameters, or what `prepare` made of it.

@@ -2,31 +2,48 @@
 
     python -m rsft_jax.experiments.benchmarks.generation
     python -m rsft_jax.experiments.benchmarks.generation --case natural --dtype bfloat16
-    python -m rsft_jax.experiments.benchmarks.generation --picture roofline.png
+    python -m rsft_jax.experiments.benchmarks.generation > figures.jsonl
+    python -m rsft_jax.experiments.benchmarks.generation --picture roofline.png \
+        --figures figures.jsonl
 
 fixed    64-token prompts, 128 new tokens, no stop; P prompts x 8 candidates, and one of one
+many     8 prompts x 8 candidates against 128 x 8, a quarter of the new tokens
 natural  32 chat prompts x 8 candidates through 64 slots, until <|im_end|> or 256 tokens
 early    2 accepted candidates for each of 64 prompts, at most 16 drawn, at a rate near 1/4
 lookup   one prompt that repeats itself, one candidate, greedy: with and without a drafted block
+compile  the default experiment's programs (64 slots, 64 new tokens) in two fresh processes, the
+         second with the first one's persistent cache: a first call less the same call again
 
 A whole call is timed, prefill included, after one call that compiles; the median of the runs is
 printed with the fastest, one JSON object a line. A case runs in a process of its own.
 
 The limit of a decoding step is the longer of two times: to read the weights and the cache once at
 the machine's memory bandwidth, and to multiply at its rate; both are measured in the same process.
+
+Memory is the resident size of the process: `held_gib` between the first call and the timed ones
+(the weights, the runtime, the programs), `peak_gib` the most during the timed calls. Their
+difference `drawing_gib` stands beside the formula of `rsft_jax.generation.generation_memory` for
+what is not weights.
 """
 
 import argparse
+import contextlib
+import ctypes
 import functools
+import gc
 import json
 import math
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 CASES = (
@@ -37,9 +54,11 @@ CASES = (
     "natural",
     "early",
     "lookup",
+    "compile",
 )
 """What a default run measures, each in float32 and bfloat16."""
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+_ROWS = (1, 2, 4, 8, 16, 32, 64)
+_SHAPES = {"fixed 64": (8, 8), "fixed 8": (1, 8), "fixed 1": (1, 1)}
 
 
 class Bench(NamedTuple):
@@ -84,17 +103,55 @@ def timed(run: Callable[[int], int], runs: int) -> dict[str, float]:
     run(0)
     first = time.perf_counter() - start
     rates, seconds = [], []
-    for seed in range(1, runs + 1):
-        start = time.perf_counter()
-        tokens = run(seed)
-        seconds.append(time.perf_counter() - start)
-        rates.append(tokens / seconds[-1])
+    held = resident(trim=True)
+    with watched_memory() as peak:
+        for seed in range(1, runs + 1):
+            start = time.perf_counter()
+            tokens = run(seed)
+            seconds.append(time.perf_counter() - start)
+            rates.append(tokens / seconds[-1])
     return {
         "tokens_per_second": round(statistics.median(rates), 1),
         "fastest": round(max(rates), 1),
         "first_call_seconds": round(first, 1),
         "seconds": round(statistics.median(seconds), 2),
+        "held_gib": round(held, 2),
+        "peak_gib": round(max(peak), 2),
+        "drawing_gib": round(max(peak) - held, 2),
     }
+
+
+def resident(*, trim: bool = False) -> float:
+    """GiB that the process holds now; where the system does not say, the most so far.
+
+    With `trim`, glibc first gives back what has been freed; elsewhere nothing happens.
+    """
+    pages = Path("/proc/self/statm")
+    if trim:
+        gc.collect()
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+    if pages.exists():
+        return int(pages.read_text().split()[1]) * resource.getpagesize() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+@contextlib.contextmanager
+def watched_memory() -> Iterator[list[float]]:
+    """A list that fills with `resident`, 20 times a second."""
+    seen, over = [resident()], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            seen.append(resident())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
 
 
 def fixed(bench: Bench, prompts: int, candidates: int, arguments: argparse.Namespace) -> dict:
@@ -115,9 +172,40 @@ def fixed(bench: Bench, prompts: int, candidates: int, arguments: argparse.Names
         return int(draw(bench, seed, tokens, candidates, sampling, slots=slots).lengths.sum())
 
     figures = timed(run, arguments.runs)
+    formula = memory(bench, rows, prompts, arguments)
+    figures["drawing_formula_gib"] = round((formula.total - formula.weights) / 2**30, 2)
+    figures["weights_gib"] = round(formula.weights / 2**30, 2)
     limit = step_limit(bench, min(rows, 64), arguments.prompt_tokens + arguments.new_tokens)
     share = figures["tokens_per_second"] * limit / min(rows, 64)
     return {"prompts": prompts, "rows": rows} | figures | {"of_limit": round(share, 2)}
+
+
+def many(bench: Bench, arguments: argparse.Namespace) -> dict:
+    """Sixteen times as many prompts through the same slots."""
+    import jax
+    import jax.numpy as jnp
+
+    from rsft_jax.generation import SamplingParams
+
+    shape = (128, arguments.prompt_tokens)
+    tokens = jax.random.randint(
+        jax.random.key(1), shape, 0, bench.model.config.vocab_size, jnp.int32
+    )
+    sampling = SamplingParams(max_new_tokens=max(arguments.new_tokens // 4, 1))
+
+    def rate(seed: int, prompts: int) -> float:
+        start = time.perf_counter()
+        drawn = draw(bench, seed, tokens[:prompts], 8, sampling, slots=64)
+        return int(drawn.lengths.sum()) / (time.perf_counter() - start)
+
+    rate(0, 8)  # the same programs
+    before, more, after = rate(1, 8), rate(2, 128), [rate(seed, 8) for seed in (3, 4)]
+    few = statistics.median([before, *after])
+    return {
+        "few_tokens_per_second": round(few, 1),
+        "tokens_per_second": round(more, 1),
+        "cost_of_many": round(few / more, 3),
+    }
 
 
 def natural(bench: Bench, arguments: argparse.Namespace) -> dict:
@@ -216,6 +304,43 @@ def lookup(bench: Bench, arguments: argparse.Namespace) -> dict:
     }
 
 
+def first_call(bench: Bench) -> dict:
+    """Seconds that a first call takes more than the same call again."""
+    from rsft_jax.generation import SamplingParams
+
+    prompts = [bench.tokenizer.encode(chat(q)) for q in questions(8)]
+    end = bench.tokenizer.encode("<|im_end|>")[0]
+    sampling = SamplingParams(max_new_tokens=64, stop_token_ids=(end,))
+
+    def few_stay(tokens: Any) -> int | None:  # most end at the first look, so that slots go
+        return None if tokens[-1] % 8 == 0 else len(tokens)
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        draw(bench, 0, prompts, 8, sampling, slots=64, stop=few_stay, on_progress=last.append)
+        return time.perf_counter() - start
+
+    last: list[Any] = []
+    first = seconds()
+    return {"seconds": round(first - seconds(), 2), "programs": last[-1].programs}
+
+
+def compile_times(arguments: argparse.Namespace) -> dict:
+    """The first call in a fresh process without a persistent cache, and in one that has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": folder,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        found = [run_case("first call", arguments.dtype, arguments, kept) for _ in range(2)]
+    return {
+        "cold_seconds": found[0]["seconds"],
+        "cached_seconds": found[1]["seconds"],
+        "programs": found[0]["programs"],
+    }
+
+
 @functools.cache
 def machine(dtype: str) -> tuple[float, float]:
     """Measured bytes and multiply-adds x 2 a second, both with every core."""
@@ -255,70 +380,92 @@ def step_limit(bench: Bench, rows: int, length: int) -> float:
     return max((weights + read) / bandwidth, rows * work / flops)
 
 
-def memory(bench: Bench, rows: int, length: int) -> float:
-    """GiB: the weights, one cache for the slots, and the logits of one step (and its mass)."""
-    import jax
+def memory(bench: Bench, rows: int, prompts: int, arguments: argparse.Namespace) -> Any:
+    """Bytes by the formula of `rsft_jax.generation.generation_memory`."""
+    from rsft_jax.generation import generation_memory
+    from rsft_jax.models import cache_fn, logits_fn
 
-    from rsft_jax.models import cache_fn
-
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(bench.params))
-    cache = jax.eval_shape(lambda: cache_fn(bench.model)(rows, length))
-    held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
-    return (weights + held + rows * bench.model.config.vocab_size * 4) / 2**30
+    slots = min(rows, 64)
+    return generation_memory(
+        logits_fn(bench.model),
+        bench.params,
+        init_cache=cache_fn(bench.model),
+        slots=slots,
+        prompt_length=arguments.prompt_tokens,
+        max_new_tokens=arguments.new_tokens,
+        prompts_at_once=min(prompts, -(-slots * prompts // rows)),
+    )
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs one case."""
+    name = {"case": arguments.case, "dtype": arguments.dtype}
+    if arguments.case == "compile":
+        return name | compile_times(arguments)
     bench = load(arguments.dtype)
-    shapes = {"fixed 64": (8, 8), "fixed 8": (1, 8), "fixed 1": (1, 1), "many prompts": (128, 1)}
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    if arguments.case in shapes:
-        figures = fixed(bench, *shapes[arguments.case], arguments)
-        rows = min(figures["rows"], 64)
-        length = arguments.prompt_tokens + arguments.new_tokens
-        figures["memory_formula_gib"] = round(memory(bench, rows, length), 2)
-    elif arguments.case.startswith("rows "):
-        figures = fixed(bench, 1, int(arguments.case.split()[1]), arguments)
-    else:
-        figures = globals()[arguments.case](bench, arguments)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    figures |= {"loaded_gib": round(loaded, 2), "peak_gib": round(peak, 2)}
-    return {"case": arguments.case, "dtype": arguments.dtype} | figures
+    if arguments.case in _SHAPES:
+        return name | fixed(bench, *_SHAPES[arguments.case], arguments)
+    if arguments.case.startswith("rows "):
+        return name | fixed(bench, 1, int(arguments.case.split()[1]), arguments)
+    if arguments.case == "first call":
+        return name | first_call(bench)
+    return name | globals()[arguments.case.split()[0]](bench, arguments)
 
 
 def picture(path: str, arguments: argparse.Namespace) -> None:
-    """Tokens a second over rows, and the two limits of the machine."""
+    """Tokens a second over rows, and the limit of the machine."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    known = {}
+    if arguments.figures:
+        for line in Path(arguments.figures).read_text().splitlines():
+            found = json.loads(line)
+            known[found["dtype"], found.get("rows")] = found
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    for dtype, color in (("float32", "#4477aa"), ("bfloat16", "#cc6677")):
-        found = [run_case(f"rows {rows}", dtype, arguments) for rows in _ROWS]
+    for dtype, color, below in (("float32", "#4477aa", True), ("bfloat16", "#cc6677", False)):
+        found = [
+            known.get((dtype, rows)) or run_case(f"rows {rows}", dtype, arguments) for rows in _ROWS
+        ]
         rates = [figures["tokens_per_second"] for figures in found]
-        limits = [f["tokens_per_second"] / f["of_limit"] for f in found]
+        # As each case measured it in its own process: one look at the machine varies by half.
+        limits = [figures["tokens_per_second"] / figures["of_limit"] for figures in found]
         axes.plot(_ROWS, rates, "o-", color=color, label=f"{dtype}, measured")
-        axes.plot(_ROWS, limits, "--", color=color, alpha=0.6, label=f"{dtype}, limit")
+        axes.plot(_ROWS, limits, "--", color=color, alpha=0.7, label=f"{dtype}, limit")
+        for rows, rate in zip(_ROWS, rates):
+            axes.annotate(
+                f"{rate:.0f}", (rows, rate), (0, -13 if below else 6), color=color, fontsize=8,
+                textcoords="offset points", ha="center",
+            )  # fmt: skip
     axes.set(
         xscale="log", yscale="log", xlabel="rows decoded at once", ylabel="tokens per second",
-        title="SmolLM2-135M, 64 + 128 tokens, prefill included",
+        title="SmolLM2-135M on 2 cores: 64-token prompts, 128 new tokens, prefill included",
     )  # fmt: skip
+    axes.title.set_fontsize(10)
     axes.set_xticks(_ROWS, [str(rows) for rows in _ROWS])
+    ticks = (20, 50, 100, 200, 500, 1000, 2000)
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=120)
 
 
-def run_case(case: str, dtype: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def run_case(
+    case: str, dtype: str, arguments: argparse.Namespace, environment: Any = None
+) -> dict[str, Any]:
     """One case in a process of its own; its figures, which are printed too."""
     command = [sys.executable, "-m", "rsft_jax.experiments.benchmarks.generation"]
     command += ["--case", case, "--dtype", dtype, "--runs", str(arguments.runs)]
     command += ["--prompt-tokens", str(arguments.prompt_tokens)]
     command += ["--new-tokens", str(arguments.new_tokens)]
-    line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    print(line, end="", flush=True)
+    line = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+    ).stdout
+    if case != "first call":
+        print(line, end="", flush=True)
     return json.loads(line.splitlines()[-1])
 
 
@@ -354,6 +501,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--case", help=f"one of {', '.join(CASES)}, or 'rows N'; by default all")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--picture", help="draw the roofline picture to this file and end")
+    parser.add_argument("--figures", help="a file with lines of earlier runs, for the picture")
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--runs", type=int, default=3)
@@ -361,7 +509,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.picture:
         picture(arguments.picture, arguments)
         return
-    if arguments.case and arguments.case not in CASES and not arguments.case.startswith("rows "):
+    known = (*CASES, "first call")
+    if arguments.case and arguments.case not in known and not arguments.case.startswith("rows "):
         parser.error(f"--case must be one of {', '.join(CASES)}, or 'rows N'")
     if arguments.case and arguments.dtype:
         print(json.dumps(measure(arguments)), flush=True)

@@ -21,6 +21,7 @@ from rsft_jax.generation.decode import (
 )
 from rsft_jax.generation.generate import generate
 from rsft_jax.generation.law import Block, Context, Frontier, log_prob, sampling_logits
+from rsft_jax.generation.memory import GenerationMemory, generation_memory
 from rsft_jax.generation.pruning import PrunedCompletions, Pruning, generate_pruned
 from rsft_jax.generation.scoring import score
 from rsft_jax.generation.slots import GenerationProgress
@@ -45,6 +46,7 @@ __all__ = [
     "DecodeState",
     "Draft",
     "Frontier",
+    "GenerationMemory",
     "GenerationProgress",
     "ModelDraft",
     "NgramDraft",
@@ -65,6 +67,7 @@ __all__ = [
     "generate",
     "generate_accepted",
     "generate_pruned",
+    "generation_memory",
     "init_state",
     "insert",
     "log_prob",

@@ -1,6 +1,8 @@
 """Drawing until each prompt has the accepted samples that it needs, and no further."""
 
-import concurrent.futures
+import contextlib
+import sys
+import threading
 from collections.abc import Callable, Sequence
 
 import jax
@@ -16,6 +18,7 @@ from rsft_jax.generation.preparation import (
     make_policy,
     masks_of_prompts,
 )
+from rsft_jax.generation.scorer import RewardOfTokens, Scorer
 from rsft_jax.generation.slots import GenerationProgress, run_slots
 from rsft_jax.generation.table import Table
 from rsft_jax.generation.types import (
@@ -27,10 +30,6 @@ from rsft_jax.generation.types import (
 )
 from rsft_jax.selection import Candidates, Selection, SelectionRule, stage_names
 from rsft_jax.types import Array, LogitsFn, Params, PRNGKey, record
-
-RewardOfTokens = Callable[[np.ndarray, Sequence[np.ndarray]], np.ndarray]
-"""`reward(prompts[E], tokens[E][t]) -> [E]`: rewards of candidates of these prompts; NaN for what
-could not be scored."""
 
 REASONS = ("accepted", "candidates", "tokens")
 """Why drawing for a prompt ended: it has its accepted samples, or a budget was used up."""
@@ -74,6 +73,7 @@ def generate_accepted(
     num_accepted: int,
     max_candidates: int,
     max_tokens: int | None = None,
+    reward_timeout: float | None = None,
     sampling: SamplingParams,
     slots: int,
     init_cache: InitCacheFn | None = None,
@@ -110,12 +110,16 @@ def generate_accepted(
       num_accepted: m, accepted samples wanted for each prompt, at least 1.
       max_candidates: N, the budget of candidates for each prompt, at least m.
       max_tokens: the budget of tokens for the whole call, never exceeded; None for none.
+      reward_timeout: seconds that one call of `reward` may take, above 0; None for any. It is
+        looked at between two looks at the device, some decoding steps apart. What hangs is left
+        behind in a daemon thread: Python cannot end it.
 
     Returns:
       An `AcceptedCompletions`. A prompt that has fewer than m is no error: `reason` says why.
 
     Raises:
       ValueError: for a bad argument; for a rule that is not separable.
+      TimeoutError: when a reward does not return in time; it names the prompts.
 
     Example:
       >>> from rsft_jax.selection import threshold
@@ -140,6 +144,11 @@ def generate_accepted(
         )
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1 or None, got {max_tokens}")
+    if reward_timeout is not None and not 0 < reward_timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(
+            f"reward_timeout must be in (0, {threading.TIMEOUT_MAX:.0f}] seconds or None, got "
+            f"{reward_timeout}"
+        )
     if not rule.separable:
         raise ValueError(
             "rule must judge each candidate by itself (separable), such as threshold, correct or "
@@ -153,7 +162,8 @@ def generate_accepted(
     allowed = None if allowed_tokens is None else masks_of_prompts(allowed_tokens, count)
     judge = _Judge(rule, select_key, prompt_ids, count, max_candidates)
     table = Table(count * max_candidates, sampling.max_new_tokens, policy_log_probs=False)
-    with _UntilAccepted(table, judge, reward, num_accepted) as queue:
+    with contextlib.closing(Scorer(reward, reward_timeout)) as scorer:
+        queue = _UntilAccepted(table, judge, scorer, num_accepted)
         last = run_slots(
             make_policy(logits_fn, params, init_cache),
             Request(prompts, keys, sampling, allowed, stop=stop),
@@ -215,23 +225,15 @@ class _Judge:
 class _UntilAccepted:
     """The queue of `generate_accepted`."""
 
-    def __init__(self, table: Table, judge: _Judge, reward: RewardOfTokens, wanted: int):
-        self._table, self._judge, self._reward, self._wanted = table, judge, reward, wanted
+    def __init__(self, table: Table, judge: _Judge, scorer: Scorer, wanted: int):
+        self._table, self._judge, self._scorer, self._wanted = table, judge, scorer, wanted
         count, self._num = judge.scored.shape
         self._started = np.zeros(count, int)
         self._ended = np.zeros((count, self._num), bool)
         self._done = np.zeros(count, bool)
-        self._pool = concurrent.futures.ThreadPoolExecutor(1, "reward")
-        self._scoring: list[tuple[Drawn, concurrent.futures.Future]] = []
-
-    def __enter__(self) -> "_UntilAccepted":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
 
     def take(self, free: int) -> np.ndarray:
-        self._take_in(wait=False)
+        self._take_in()
         known = self._judge.accepted.sum(axis=1)
         open_ = self._started - self._judge.scored.sum(axis=1)
         missing = self._wanted - known
@@ -260,33 +262,23 @@ class _UntilAccepted:
         self._table.put(drawn)
         prompts = drawn.numbers // self._num
         self._ended[prompts, drawn.numbers % self._num] = True
-        tokens = [t[:n] for t, n in zip(drawn.fields["tokens"], drawn.fields["lengths"])]
-        self._scoring.append((drawn, self._pool.submit(self._reward, prompts, tokens)))
+        self._scorer.send(drawn, prompts)
 
-    def _take_in(self, *, wait: bool) -> None:
-        # In two lists at once: a future may be done by the time of a second look.
-        ready, waiting = [], []
-        for pair in self._scoring:
-            (ready if wait or pair[1].done() else waiting).append(pair)
-        for drawn, future in ready:
-            rewards = np.asarray(future.result(), np.float32)
-            if rewards.shape != drawn.numbers.shape:
-                raise ValueError(
-                    f"reward must return {drawn.numbers.shape} values, got shape {rewards.shape}"
-                )
+    def _take_in(self, *, least: int = 0) -> None:
+        scored = self._scorer.scored(least=least)
+        for drawn, rewards in scored:
             self._judge.score(drawn, rewards)
-        if ready:
-            self._scoring = waiting
+        if scored:
             self._judge.select()
             tried, enough = self._judge.tried(self._wanted)
             self._done = enough | (tried == self._num)
 
     def judge_all(self) -> None:
         """Waits for the rewards of what has ended."""
-        self._take_in(wait=True)
+        self._take_in(least=sys.maxsize)
 
     def unwanted(self) -> np.ndarray:
-        self._take_in(wait=False)
+        self._take_in()
         started = np.arange(self._num) < self._started[:, None]
         return np.flatnonzero(started & ~self._ended & self._done[:, None])
 
@@ -294,8 +286,7 @@ class _UntilAccepted:
         return bool(self._done.all())
 
     def wait(self) -> None:
-        self._scoring[0][1].result()
-        self._take_in(wait=False)
+        self._take_in(least=1)
 
     def oldest_prompt(self) -> int:
         return int(np.argmin(self._done))

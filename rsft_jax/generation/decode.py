@@ -188,6 +188,13 @@ def insert(
 
     def copy_row(i: Array, cache: Cache) -> Cache:
         # One row after the other, in place: only the rows that change are touched.
+        #
+        # Each candidate gets a copy of its prompt's cache. Measured on 2 cores (135M model, 8
+        # prompts x 8 candidates, 64 + 128 tokens): the copies take 11 ms of a call of 11.6 s, and
+        # 180 of the cache's 540 MiB. Attention over one prefix for the 8 slots of a prompt, merged
+        # with each slot's own suffix by log-sum-exp, took 19.3 ms a step and not 23.4: 5 % of a
+        # float32 step (85 ms), 6 % of a bfloat16 one (69 ms). That does not pay for slots that
+        # only one prompt's candidates may enter: those stay empty when the prompt has none left.
         def one(leaf: Array, source: Array) -> Array:
             row = lax.dynamic_slice_in_dim(source, sources[i], 1, axis=0).astype(leaf.dtype)
             start = (slots[i],) + (jnp.zeros_like(slots[i]),) * (leaf.ndim - 1)

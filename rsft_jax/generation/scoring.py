@@ -29,7 +29,8 @@ def score(
     untransformed. The sum over T is log q(y | x), stop token included.
 
     The whole sequence is evaluated at once, without a cache, `rows_at_once` rows a time so that
-    the logits of all rows never exist together.
+    the logits of all rows never exist together. Of a policy that has `logits_at` (see `LogitsFn`;
+    the Transformer has it) only logits that predict a token of a completion are formed.
 
     Args:
       logits_fn: the policy; called with `cache=None`. Static and hashable.
@@ -38,7 +39,8 @@ def score(
       completions: P x N completions.
       sampling: the law of a token; its largest length plays no part. Static.
       allowed_tokens: `[V]` or `[P, V]` bool, as `generate` was given.
-      rows_at_once: rows a call; bounds the memory to rows x (prompt + completion) x V logits.
+      rows_at_once: rows a call; bounds the memory to rows x (prompt + completion) x V logits, with
+        `logits_at` to rows x completion x V.
 
     Returns:
       `[P, N, T]` nats; 0 after the end of a completion.
@@ -100,15 +102,23 @@ def _score_rows(
     sequence = jnp.pad(prompts, ((0, 0), (0, length)))
     sequence = sequence.at[jnp.arange(rows, dtype=jnp.int32)[:, None], columns].set(known)
     positions = jnp.broadcast_to(jnp.arange(width + length, dtype=jnp.int32), sequence.shape)
-    logits, _ = logits_fn(params, sequence, positions, None)
-    before = jnp.take_along_axis(logits, columns[:, :, None] - 1, axis=1)
+    logits_at = getattr(logits_fn, "logits_at", functools.partial(_logits_at, logits_fn))
+    before = logits_at(params, sequence, positions, columns - 1)
     context = Context(
         length=jnp.broadcast_to(places, inside.shape),
-        seen=_seen_before(sequence, columns, logits.shape[-1], sampling),
+        seen=_seen_before(sequence, columns, before.shape[-1], sampling),
         allowed=None if allowed is None else allowed[:, None, :],
     )
     log_probs = log_prob(before, known, sampling, context)
-    return jnp.where(inside, log_probs, jnp.zeros((), logits.dtype))
+    return jnp.where(inside, log_probs, jnp.zeros((), before.dtype))
+
+
+def _logits_at(
+    logits_fn: LogitsFn, params: Params, tokens: Array, positions: Array, columns: Array
+) -> Array:
+    """`[B, C, V]` logits at `[B, C]` columns, of a policy that gives those at all of them."""
+    logits, _ = logits_fn(params, tokens, positions, None)
+    return jnp.take_along_axis(logits, columns[:, :, None], axis=1)
 
 
 def _seen_before(

@@ -472,6 +472,10 @@ class _Decoding(NamedTuple):
     variables: dict[str, Any]
 
 
+def _variables(params: Params) -> dict[str, Any]:
+    return params.variables if isinstance(params, _Decoding) else {"params": params}
+
+
 @dataclasses.dataclass(frozen=True)
 class _ModelLogits:
     # A dataclass and not a closure: two made from equal models are equal, so jit compiles once.
@@ -480,9 +484,15 @@ class _ModelLogits:
     def __call__(
         self, params: Params, tokens: Array, positions: Array, cache: Cache
     ) -> tuple[Array, Cache]:
-        variables = params.variables if isinstance(params, _Decoding) else {"params": params}
-        logits, cache = self.model.apply(variables, tokens, positions, cache)
+        logits, cache = self.model.apply(_variables(params), tokens, positions, cache)
         return cast(Array, logits), cache
+
+    def logits_at(self, params: Params, tokens: Array, positions: Array, columns: Array) -> Array:
+        """`[B, C, V]` logits of whole sequences at `[B, C]` columns; no other goes to the head."""
+        variables = _variables(params)
+        hidden = cast(Array, self.model.apply(variables, tokens, positions, method="hidden"))
+        hidden = jnp.take_along_axis(hidden, columns[:, :, None], axis=1)
+        return cast(Array, self.model.apply(variables, hidden, method="head"))
 
     def prepare(self, params: Params) -> Params:
         """Rounds the weights once, not in every call; see `rsft_jax.types.LogitsFn`.

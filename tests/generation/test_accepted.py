@@ -1,7 +1,11 @@
 """Early stop: the same accepted samples as if everything had been drawn, with fewer tokens."""
 
+import contextlib
 import itertools
+import subprocess
+import sys
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +13,8 @@ import numpy as np
 import pytest
 
 from rsft_jax.generation import REASONS, SamplingParams, generate, generate_accepted
+from rsft_jax.generation.device import Drawn
+from rsft_jax.generation.scorer import Scorer
 from rsft_jax.selection import (
     Candidates,
     best_of_n,
@@ -157,6 +163,75 @@ def test_an_exception_in_the_reward_is_raised_and_nothing_hangs():
         _accepted(8, reward=lambda prompts, tokens: np.zeros(99))
 
 
+def test_a_reward_that_hangs_ends_the_call_in_time_and_names_its_prompts():
+    _accepted(3, reward=_reward)  # compiled before the time counts
+    free, calls = threading.Event(), []
+
+    def reward(prompts, tokens):
+        calls.append(prompts)
+        if len(calls) == 2:
+            free.wait(60)
+        return _reward(prompts, tokens)
+
+    try:
+        start = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"reward_timeout = 0\.2 seconds") as error:
+            _accepted(3, reward=reward, reward_timeout=0.2)
+        assert time.monotonic() - start < 2
+        assert str(error.value).endswith(f"of the prompts {np.unique(calls[1]).tolist()}")
+        assert len(calls) == 2
+    finally:
+        free.set()
+
+
+def test_a_reward_that_hangs_keeps_no_interpreter():
+    program = """if True:
+        import time
+        import jax, jax.numpy as jnp
+        from rsft_jax.generation import SamplingParams, generate_accepted
+        from rsft_jax.selection import threshold
+        fair = lambda params, tokens, positions, cache: (jnp.zeros((*tokens.shape, 2)), cache)
+        generate_accepted(
+            jax.random.key(0), fair, None, [[0]], num_accepted=1, max_candidates=2, slots=2,
+            reward=lambda prompts, tokens: time.sleep(600), rule=threshold(1),
+            sampling=SamplingParams(max_new_tokens=1), reward_timeout=0.1)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "TimeoutError: reward did not return within reward_timeout = 0.1 s" in done.stderr
+
+
+def test_a_slow_reward_within_its_time_changes_nothing():
+    def reward(prompts, tokens):
+        time.sleep(0.02)
+        return _reward(prompts, tokens)
+
+    start = time.monotonic()
+    slow = _accepted(20, reward=reward, reward_timeout=0.9, slots=2)
+    assert time.monotonic() - start > 1.0
+    fast = _accepted(20, slots=2)
+    np.testing.assert_array_equal(slow.selection.accepted, fast.selection.accepted)
+    np.testing.assert_array_equal(slow.completions.tokens, fast.completions.tokens)
+
+
+def test_the_time_of_a_reward_does_not_count_its_wait_for_earlier_ones():
+    def reward(prompts, tokens):
+        time.sleep(0.1)
+        return prompts
+
+    fields = {"tokens": np.zeros((1, 1), np.int32), "lengths": np.ones(1, np.int32)}
+    with contextlib.closing(Scorer(reward, timeout=0.6)) as scorer:
+        for number in range(8):
+            scorer.send(Drawn(np.array([number]), fields), np.array([number]))
+        found = scorer.scored(least=3)
+        found += scorer.scored(least=5)
+    assert [(drawn.numbers[0], rewards[0]) for drawn, rewards in found] == [
+        (number, number) for number in range(8)
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -167,6 +242,8 @@ def test_an_exception_in_the_reward_is_raised_and_nothing_hangs():
         ({"num": 0}, "max_candidates must be at least 1, got 0"),
         ({"slots": 0}, "slots must be at least 1"),
         ({"max_tokens": 0}, "max_tokens must be at least 1 or None, got 0"),
+        ({"reward_timeout": 0}, r"reward_timeout must be in \(0, \d+\] seconds or None, got 0"),
+        ({"reward_timeout": float("nan")}, "reward_timeout must be in .* got nan"),
     ],
 )
 def test_generate_accepted_refuses(options, message):

@@ -182,6 +182,35 @@ def test_score_agrees_with_the_sampler(dtype, tolerance):
     _model.cache_clear()
 
 
+def test_score_forms_no_logits_at_prompts_of_a_policy_that_can_leave_them_out(wide):
+    model, params = _model()
+    drawn = _generate()
+    policy, calls = logits_fn(model), []
+
+    class Watched:
+        def __call__(self, params, tokens, positions, cache):
+            raise AssertionError("all logits were asked for")
+
+        def logits_at(self, params, tokens, positions, columns):
+            calls.append((tokens.shape, columns.shape))
+            return policy.logits_at(params, tokens, positions, columns)
+
+    def everywhere(params, tokens, positions, cache):  # has no `logits_at`
+        return policy(params, tokens, positions, cache)
+
+    scored = [score(each, params, PROMPTS, drawn, sampling=LAW) for each in (Watched(), everywhere)]
+    np.testing.assert_allclose(scored[0], scored[1], atol=1e-10, rtol=0)
+    assert calls == [((8, 5 + 9), (8, 9))]
+    # The whole logits, of which it is a part, at any columns and not only at a completion's.
+    tokens = jnp.asarray([[1, 2, 3, 4], [5, 6, 7, 8]], jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), tokens.shape)
+    columns = jnp.asarray([[3, 0], [1, 1]], jnp.int32)
+    some = policy.logits_at(params, tokens, positions, columns)
+    all_ = policy(params, tokens, positions, None)[0]
+    expected = jnp.take_along_axis(all_, columns[..., None], axis=1)
+    np.testing.assert_allclose(some, expected, atol=1e-10, rtol=0)
+
+
 def test_bfloat16_cache_keeps_the_law_of_its_own_logits():
     model, params = _model("bfloat16")
     drawn = _generate(dtype="bfloat16")
