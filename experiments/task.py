@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rsft_jax.data import Prompt
 from rsft_jax.data.batches import (
@@ -57,6 +56,7 @@ from rsft_jax.training import (
     StepFn,
     TrainState,
     abstract_train_state,
+    averaged_params,
     completion_loss,
     create_train_state,
     fine_tune,
@@ -188,7 +188,7 @@ class Task:
         """The state with the moving average of its parameters, where one is kept."""
         if self.config.training.ema_decay is None:
             return state
-        return state.replace(params=optax.tree.get(state.opt_state, "ema"))
+        return state.replace(params=averaged_params(state.opt_state))
 
     def draw(
         self,
