@@ -211,18 +211,25 @@ class Task:
           stage: what it is for, shown as the progress's name.
           note: shown beside the progress.
           on_end: called with the figures of the work: tokens, the part of the slots that was in
-            use, and how many shapes were compiled.
+            use, and how many shapes were compiled; of all processes together.
 
         Raises:
           ValueError: if the policy gives no distribution, naming prompt and position.
         """
         params = self.exported(state)
 
+        mine: list[GenerationProgress] = []
+
         def draw(places: np.ndarray) -> Completions:
-            return self._draw(key, params, batch.take(places), num, stage, note, on_end)
+            some = batch.take(places)
+            completions, last = self._draw(key, params, some, num, stage, note)
+            mine.append(last)
+            return completions
 
         completions = divide_work(draw, len(batch.prompts))
         check_completions(completions)
+        if on_end is not None:
+            on_end(_figures_of_all(mine[-1]))
         return completions
 
     def _draw(
@@ -233,8 +240,7 @@ class Task:
         num: int,
         stage: str,
         note: str,
-        on_end: Callable[[Mapping[str, Any]], None] | None,
-    ) -> Completions:
+    ) -> tuple[Completions, GenerationProgress]:
         total = len(batch.prompts) * num
         with self.console.progress(stage, total, "completions") as advance:
             before = GenerationProgress(0, total, 0, 0)
@@ -259,15 +265,7 @@ class Task:
                 stop=self.stop,
                 on_progress=show,
             )
-        if on_end is not None:
-            on_end(
-                {
-                    "tokens": before.tokens,
-                    "slot_use": before.tokens / before.slot_steps,
-                    "programs": before.programs,
-                }
-            )
-        return completions
+        return completions, before
 
     @functools.cached_property
     def stop(self) -> StopFn | None:
@@ -407,6 +405,17 @@ class Task:
             completions,
             sampling=self.sampling,
         )
+
+
+def _figures_of_all(mine: GenerationProgress) -> dict[str, Any]:
+    """The figures of what all processes have drawn, of which each knows its own part."""
+    counts = np.array([[mine.tokens, mine.slot_steps, mine.programs]])
+    tokens, slot_steps, programs = divide_work(lambda _: counts, jax.process_count()).T
+    return {
+        "tokens": int(tokens.sum()),
+        "slot_use": float(tokens.sum() / slot_steps.sum()),
+        "programs": int(programs.max()),
+    }
 
 
 def acceptance(weights: Array) -> float:
