@@ -1,4 +1,4 @@
-"""The command `rsft`: run, sweep, select again, report, evaluate, plan.
+"""The command `rsft`: run, sweep, select again, report, evaluate, export, plan.
 
 The sub-commands are parsed by argparse; overrides and sweeps are read by Hydra (see `config.py`
 for what is taken from Hydra and what is not). Whatever is wrong with the settings is one line on
@@ -48,6 +48,7 @@ _COMMANDS = {
     "tune": ("rsft_jax.experiments.tune", "command"),
     "population": ("rsft_jax.experiments.population", "command"),
     "ls": ("rsft_jax.experiments.listing", "command"),
+    "export": ("rsft_jax.experiments.export", "command"),
 }
 
 _EXAMPLES = """\
@@ -63,6 +64,7 @@ examples:
   rsft report FOLDER                           write FOLDER/report.html again
   rsft report runs                             compare the runs below a folder on one page
   rsft evaluate FOLDER                         score the tuned policy again on held-out prompts
+  rsft export FOLDER -o DIR                    write the tuned policy for Hugging Face Transformers
   rsft plan llama-3.1-8b --topology v5e,v6e    what a round would need on a TPU slice"""
 
 
@@ -410,6 +412,7 @@ def _help() -> str:
 usage: rsft run [-m] [-cd DIR] [--from FOLDER] [key=value ...]
        rsft report FOLDER ... [-o DIR]
        rsft evaluate FOLDER
+       rsft export FOLDER -o DIR
        rsft reselect FOLDER selection=RULE [selection.FIELD=A,B,C]
        rsft rescore FOLDER [reward.FIELD=VALUE]
        rsft tune sweep=NAME [-cd DIR] [key=value ...]

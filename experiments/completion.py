@@ -6,6 +6,7 @@ from rsft_jax.experiments.structure import field_paths
 
 COMMANDS = (
     "evaluate",
+    "export",
     "ls",
     "plan",
     "population",

@@ -26,7 +26,7 @@ from rsft_jax.experiments.early import (
     make_early_stop,
     tokens_saved,
 )
-from rsft_jax.experiments.errors import ExitCode
+from rsft_jax.experiments.errors import ConfigError, ExitCode, shown
 from rsft_jax.experiments.processes import is_first
 from rsft_jax.experiments.replay import accepted_before
 from rsft_jax.experiments.run_folder import RunFolder
@@ -461,20 +461,41 @@ def _with_interval(event: Mapping[str, Any], name: str) -> str:
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]" if low is not None else f"{mean:.3f}"
 
 
-def evaluate_folder(path: Path, allow_packages: Sequence[str] = ()) -> ExitCode:
-    """Draws from the last checkpoint of a run on its held-out prompts, and prints the figures."""
+def arms_of(config: LanguageConfig) -> tuple[str, ...]:
+    """The names of the arms that a run tunes."""
+    return ("policy", "control") if config.control else ("policy",)
+
+
+def open_run(
+    path: Path, console: Console, allow_packages: Sequence[str] = ()
+) -> tuple[Task, int, dict[str, TrainState]]:
+    """What a run shares, the last round that it has saved (0 for none), and its states then.
+
+    Args:
+      path: the folder of the run.
+      console: where progress is shown.
+      allow_packages: see `RunConfig`.
+
+    Raises:
+      ConfigError: the run is of another kind than language.
+    """
     folder = RunFolder(path=path, resumed=True)
     config = dataclasses.replace(
         read_config(folder.config_path), allow_packages=tuple(allow_packages)
     )
-    console = Console()
     if not isinstance(config, LanguageConfig):
-        console.say(f"{path}: only runs of kind language have a policy to evaluate")
-        return ExitCode.FAILED
+        raise ConfigError(f"{shown(str(path))}: only runs of kind language have a policy")
     task = make_task(config, console)
-    arms = ("policy", "control") if config.control else ("policy",)
     with Checkpoints(folder.checkpoints) as checkpoints:
-        done, states = load_states(checkpoints, task, {arm: task.new_state() for arm in arms})
+        fresh = {arm: task.new_state() for arm in arms_of(config)}
+        done, states = load_states(checkpoints, task, fresh)
+    return task, done, states
+
+
+def evaluate_folder(path: Path, allow_packages: Sequence[str] = ()) -> ExitCode:
+    """Draws from the last checkpoint of a run on its held-out prompts, and prints the figures."""
+    console = Console()
+    task, done, states = open_run(path, console, allow_packages)
     events = [
         evaluation_event(task, arm, done, task.evaluate(state, arm, done))
         for arm, state in states.items()

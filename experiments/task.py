@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rsft_jax.data import Prompt
 from rsft_jax.data.batches import (
@@ -61,6 +60,7 @@ from rsft_jax.training import (
     StepFn,
     TrainState,
     abstract_train_state,
+    averaged_params,
     completion_loss,
     create_train_state,
     fine_tune,
@@ -192,7 +192,7 @@ class Task:
         """The state with the moving average of its parameters, where one is kept."""
         if self.config.training.ema_decay is None:
             return state
-        return state.replace(params=optax.tree.get(state.opt_state, "ema"))
+        return state.replace(params=averaged_params(state.opt_state))
 
     def draw(
         self,
@@ -215,18 +215,25 @@ class Task:
           stage: what it is for, shown as the progress's name.
           note: shown beside the progress.
           on_end: called with the figures of the work: tokens, the part of the slots that was in
-            use, and how many shapes were compiled.
+            use, and how many shapes were compiled; of all processes together.
 
         Raises:
           ValueError: if the policy gives no distribution, naming prompt and position.
         """
         params = self.exported(state)
 
+        mine: list[GenerationProgress] = []
+
         def draw(places: np.ndarray) -> Completions:
-            return self._draw(key, params, batch.take(places), num, stage, note, on_end)
+            some = batch.take(places)
+            completions, last = self._draw(key, params, some, num, stage, note)
+            mine.append(last)
+            return completions
 
         completions = divide_work(draw, len(batch.prompts))
         check_completions(completions)
+        if on_end is not None:
+            on_end(_figures_of_all(mine[-1]))
         return completions
 
     def draw_accepted(
@@ -279,7 +286,7 @@ class Task:
             )
         check_completions(found.completions)
         if on_end is not None:
-            on_end(found.completions, progress.figures())
+            on_end(found.completions, _figures_of_all(progress.last))
         return found.completions
 
     def _draw(
@@ -290,8 +297,7 @@ class Task:
         num: int,
         stage: str,
         note: str,
-        on_end: Callable[[Mapping[str, Any]], None] | None,
-    ) -> Completions:
+    ) -> tuple[Completions, GenerationProgress]:
         with self._progress(stage, len(batch.prompts) * num, note) as progress:
             completions = generate(
                 key,
@@ -307,9 +313,7 @@ class Task:
                 stop=self.stop,
                 on_progress=progress,
             )
-        if on_end is not None:
-            on_end(progress.figures())
-        return completions
+        return completions, progress.last
 
     @contextlib.contextmanager
     def _progress(self, stage: str, total: int, note: str) -> "Iterator[_Shown]":
@@ -460,21 +464,23 @@ class _Shown:
     """Passes the progress of generation on to the console, and keeps the last."""
 
     def __init__(self, advance: Advance, note: str, start: GenerationProgress):
-        self._advance, self._note, self._last = advance, note, start
+        self._advance, self._note, self.last = advance, note, start
 
     def __call__(self, now: GenerationProgress) -> None:
-        items, tokens = now.completions - self._last.completions, now.tokens - self._last.tokens
+        items, tokens = now.completions - self.last.completions, now.tokens - self.last.tokens
         self._advance(items, tokens=tokens, note=self._note)
-        self._last = now
+        self.last = now
 
-    def figures(self) -> dict[str, Any]:
-        """Tokens, the part of the slots that was in use, and how many shapes were compiled."""
-        last = self._last
-        return {
-            "tokens": last.tokens,
-            "slot_use": last.tokens / last.slot_steps,
-            "programs": last.programs,
-        }
+
+def _figures_of_all(mine: GenerationProgress) -> dict[str, Any]:
+    """The figures of what all processes have drawn, of which each knows its own part."""
+    counts = np.array([[mine.tokens, mine.slot_steps, mine.programs]])
+    tokens, slot_steps, programs = divide_work(lambda _: counts, jax.process_count()).T
+    return {
+        "tokens": int(tokens.sum()),
+        "slot_use": float(tokens.sum() / slot_steps.sum()),
+        "programs": int(programs.max()),
+    }
 
 
 def acceptance(weights: Array) -> float:

@@ -81,9 +81,9 @@ class TrainingConfig:
       replay_fraction: part of a round's training sequences that was accepted in earlier rounds of
         the same arm, in [0, 1): drawn anew for each round, each as likely as any other, and fewer
         where there are not as many.
-      ema_decay: held-out evaluation takes the moving average of the trained parameters with this
-        decay per step, in [0, 1); candidates are drawn from the parameters themselves. null for
-        no average.
+      ema_decay: held-out evaluation and `rsft export` take the moving average of the trained
+        parameters with this decay per step, in [0, 1); candidates are drawn from the parameters
+        themselves. null for no average.
     """
 
     part: PartConfig

@@ -182,6 +182,35 @@ def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
 _product.defvjp(_product_forward, _product_backward)
 
 
+@jax.custom_vjp
+def _head_product(x: Array, head: Array) -> Array:
+    """`x @ head^T` of `[..., D]` and `[V, D]`, in float32 or wider, of which logits are made.
+
+    Its gradient is rounded to the dtype of the operands before it is multiplied, as that of every
+    other product is. JAX's own rule widens the operands to it, and both backward products of the
+    head, the largest of a half-precision model, then run in float32.
+    """
+    # As a product of two matrices: with more axes XLA:CPU writes out the head transposed.
+    rows = x.reshape(-1, x.shape[-1])
+    logits = _dot(_two_rows(rows), head, (((1,), (1,)), ((), ())))[: rows.shape[0]]
+    return logits.reshape(*x.shape[:-1], head.shape[0])
+
+
+def _head_product_forward(x: Array, head: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _head_product(x, head), (x, head)
+
+
+def _head_product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, head = saved
+    dy = dy.astype(x.dtype)
+    dx = _dot(dy, head, (((dy.ndim - 1,), (0,)), ((), ()))).astype(x.dtype)
+    rows = tuple(range(x.ndim - 1))
+    return dx, _dot(dy, x, ((rows, rows), ((), ()))).astype(head.dtype)
+
+
+_head_product.defvjp(_head_product_forward, _head_product_backward)
+
+
 class Dense(nn.Module):
     """`x @ kernel`, plus `(x @ a) @ b` where the collection "lora" holds `a` and `b` here.
 
@@ -418,11 +447,7 @@ class Transformer(nn.Module):
         head = self.embedder.embedding
         if self.has_variable("decoding", "head"):
             head = self.get_variable("decoding", "head")
-        # As a product of two matrices: with more axes XLA:CPU writes out the head transposed.
-        rows = hidden.astype(c.dtype).reshape(-1, c.d_model)
-        logits = _dot(_two_rows(rows), head.astype(c.dtype), (((1,), (1,)), ((), ())))
-        logits = logits[: rows.shape[0]]
-        return logits.reshape(*hidden.shape[:-1], c.vocab_size)
+        return _head_product(hidden.astype(c.dtype), head.astype(c.dtype))
 
     def _layers(
         self, tokens: Array, positions: Array, cache: Cache, segments: Array | None = None

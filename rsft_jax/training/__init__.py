@@ -9,7 +9,12 @@ from rsft_jax.training.losses import (
     mean_squared_error,
     token_log_probs,
 )
-from rsft_jax.training.optimizers import average_params, make_optimizer, make_schedule
+from rsft_jax.training.optimizers import (
+    average_params,
+    averaged_params,
+    make_optimizer,
+    make_schedule,
+)
 from rsft_jax.training.parts import (
     NORMS_AND_BIASES,
     Part,
@@ -38,6 +43,7 @@ __all__ = [
     "abstract_train_state",
     "all_parameters",
     "average_params",
+    "averaged_params",
     "completion_loss",
     "create_train_state",
     "fine_tune",

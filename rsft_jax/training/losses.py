@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -217,7 +217,7 @@ class _TokenLoss:
             mean_log_prob = jnp.mean(logits, axis=-1) - log_normaliser
             loss = (1 - self.label_smoothing) * loss - self.label_smoothing * mean_log_prob
         if self.clip_ratio is not None:
-            warm = _target_log_prob(logits / self.temperature, chunk["targets"])[0]
+            warm = _prediction(logits / self.temperature, chunk["targets"]).log_prob
             # Bounded before exp: a ratio of exp(800) would be inf, and its gradient NaN.
             log_ratio = warm - chunk["log_probs"].astype(warm.dtype)
             log_bound = jnp.asarray(math.log1p(self.clip_ratio), warm.dtype)
@@ -233,7 +233,7 @@ def _chunk_loss(
 ) -> tuple[Array, dict[str, Array]]:
     """The summed loss of a chunk of tokens, and the sums that are for people to look at."""
     logits: Any = model.apply(heads["policy"], chunk["hidden"], method="head")
-    log_prob, log_normaliser, log_max = _target_log_prob(logits, chunk["targets"])
+    log_prob, log_normaliser, log_max, entropy = _prediction(logits, chunk["targets"])
     trained = chunk["weights"] > 0
 
     def total(values: Array, factors: Array | float = 1.0) -> Array:
@@ -249,14 +249,11 @@ def _chunk_loss(
         kl = jnp.sum(jnp.exp(logits - log_normaliser[..., None]) * gap, axis=-1)
         if terms.kl_weight:
             loss = loss + terms.kl_weight * total(kl, chunk["shares"])
-    # Without this the rest would be differentiated too.
-    still, log_normaliser, kl = lax.stop_gradient((logits, log_normaliser, kl))
-    mean_logit = jnp.sum(jnp.exp(still - log_normaliser[..., None]) * still, axis=-1)
     correct = (lax.stop_gradient(log_prob) >= log_max).astype(logits.dtype)
     return loss, {
-        "entropy": total(log_normaliser - mean_logit),
+        "entropy": total(entropy),
         "correct": total(correct),
-        "kl": total(kl),
+        "kl": total(lax.stop_gradient(kl)),
         "clipped": total(clipped),
     }
 
@@ -297,7 +294,7 @@ def token_log_probs(
         chunk = take(chunks, i)
         logits: Any = model.apply(_head_variables(variables), chunk["hidden"], method="head")
         logits = logits / jnp.asarray(temperature, logits.dtype)
-        return out.at[i].set(_target_log_prob(logits, chunk["targets"])[0].astype(out.dtype))
+        return out.at[i].set(_prediction(logits, chunk["targets"]).log_prob.astype(out.dtype))
 
     wide = _wide(hidden.dtype)
     out = lax.fori_loop(0, needed, body, jnp.zeros(chunks["targets"].shape, wide))
@@ -335,14 +332,34 @@ def _wide(dtype: Any) -> np.dtype:
     return np.promote_types(dtype, np.float32)
 
 
-def _target_log_prob(logits: Array, targets: Array) -> tuple[Array, Array, Array]:
-    """Log-probability of each target, log of the sum of exp(logits), highest log-probability."""
+class _Prediction(NamedTuple):
+    """What the logits of a token say.
+
+    Attributes:
+      log_prob: log-probability of the target.
+      log_normaliser: log of the sum of exp(logits).
+      log_max: highest log-probability, without a gradient.
+      entropy: in nats, without a gradient.
+    """
+
+    log_prob: Array
+    log_normaliser: Array
+    log_max: Array
+    entropy: Array
+
+
+def _prediction(logits: Array, targets: Array) -> _Prediction:
     highest = lax.stop_gradient(jnp.max(logits, axis=-1))
-    log_sum = highest + jnp.log(jnp.sum(jnp.exp(logits - highest[..., None]), axis=-1))
+    exps = jnp.exp(logits - highest[..., None])
+    total = jnp.sum(exps, axis=-1)
+    log_sum = highest + jnp.log(total)
     # A masked sum and not a gather, whose gradient would be a scatter into an array of logits.
     ids = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     target = jnp.sum(jnp.where(ids == targets[..., None], logits, 0), axis=-1)
-    return target - log_sum, log_sum, highest - lax.stop_gradient(log_sum)
+    # Of the same exponentials as the normaliser: they cost more than all else here.
+    still, exps, total, last = lax.stop_gradient((logits, exps, total, log_sum))
+    entropy = last - jnp.sum(exps * still, axis=-1) / total
+    return _Prediction(target - log_sum, log_sum, highest - last, entropy)
 
 
 def _hidden_at(

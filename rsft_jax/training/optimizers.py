@@ -170,7 +170,7 @@ def average_params(decay: float) -> optax.GradientTransformation:
     """Keeps ema <- decay * ema + (1 - decay) * theta of the parameters, and changes no update.
 
     The average starts at the parameters themselves. It must come last in a chain, where the updates
-    are what is added. Read it with `optax.tree.get(state.opt_state, "ema")`.
+    are what is added. Read it with `averaged_params`.
     """
 
     def init(params: Params) -> EmaState:
@@ -186,6 +186,28 @@ def average_params(decay: float) -> optax.GradientTransformation:
         return updates, EmaState(ema=ema)
 
     return optax.GradientTransformation(init, update)
+
+
+def averaged_params(opt_state: optax.OptState) -> Params:
+    """Finds the average that `average_params` keeps in the state of a chain.
+
+    By type and not by the name of a field, which the momentum of Adafactor has too.
+
+    Raises:
+      ValueError: the chain keeps none.
+
+    >>> tx = make_optimizer("sgd", learning_rate=0.1, ema_decay=0.9)
+    >>> averaged_params(tx.init({"x": 1.0}))
+    {'x': Array(1., dtype=float32)}
+    """
+
+    def is_average(node: Any) -> bool:
+        return isinstance(node, EmaState)
+
+    for node in jax.tree.leaves(opt_state, is_leaf=is_average):
+        if is_average(node):
+            return node.ema
+    raise ValueError("opt_state keeps no average; see ema_decay of make_optimizer")
 
 
 def _with_standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -11,6 +11,7 @@ import types
 import pytest
 
 from rsft_jax.experiments import cli
+from rsft_jax.experiments import export as module_export
 from rsft_jax.experiments import sweep as module_sweep
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.completion import complete
@@ -107,6 +108,7 @@ def test_every_example_of_the_help_is_a_command_that_parses(monkeypatch, tmp_pat
     (tmp_path / "my_configs" / "reward").mkdir(parents=True)
     (tmp_path / "my_configs" / "reward" / "mine.yaml").write_text("defaults: [sentiment]\n")
     monkeypatch.setattr(module_sweep, "launch", lambda jobs, launcher: iter(()))
+    monkeypatch.setattr(module_export, "export_policy", lambda *args, **options: None)
     examples = [line.split("   ")[0].split() for line in cli._EXAMPLES.splitlines()[1:]]
     assert len(examples) >= 10
     for words in examples:
@@ -150,6 +152,8 @@ def test_error_is_one_line_with_exit_code_two_and_nothing_written(tmp_path, argu
         (["report"], "required: FOLDER"),
         (["evaluate", "a", "b"], "unrecognized arguments: b"),
         (["evaluate", "/nowhere"], "'/nowhere': is not the folder of a run"),
+        (["export", "/nowhere"], "required: -o/--output"),
+        (["export", "/nowhere", "-o", "x"], "'/nowhere': is not the folder of a run"),
         (["run", "seed=1\n2"], "seed"),
     ],
 )

@@ -56,7 +56,10 @@ def _assert_same_run(found, wanted):
         for name, value in theirs.items():
             if name in ("seconds", "on_policy_gap"):
                 continue
-            if isinstance(value, float):
+            if name == "generation" and value is not None:
+                # How full the slots were depends on how many prompts a process has for them.
+                assert ours[name]["tokens"] == value["tokens"]
+            elif isinstance(value, float):
                 assert ours[name] == pytest.approx(value, rel=2e-4, abs=2e-4), name
             else:
                 assert ours[name] == value, name

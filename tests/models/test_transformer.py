@@ -16,7 +16,7 @@ from rsft_jax.models import (
     stack_layers,
     unstack_layers,
 )
-from rsft_jax.models.transformer import Dense
+from rsft_jax.models.transformer import Dense, _head_product
 
 CONFIG = TransformerConfig(
     vocab_size=41, d_model=24, num_layers=3, num_heads=6, num_kv_heads=2, head_dim=4, d_ff=20,
@@ -270,3 +270,14 @@ def test_half_precision_products_are_added_up_in_float32(tied):
         dtypes = list(_products(jax.make_jaxpr(program)(params).jaxpr))
         assert len(dtypes) >= count, "the products of all layers, backward too, must be seen"
         assert set(dtypes) == {jnp.dtype(jnp.float32)}
+
+
+def test_gradient_of_a_half_precision_head_multiplies_in_half_precision():
+    x, head = jnp.ones((2, 3, 8), jnp.bfloat16), jnp.ones((16, 8), jnp.bfloat16)
+    _, pull = jax.vjp(_head_product, x, head)
+    traced = jax.make_jaxpr(pull)(jnp.ones((2, 3, 16), jnp.float32))
+    products = [e for e in traced.eqns if e.primitive.name == "dot_general"]
+    assert len(products) == 2
+    for product in products:
+        assert [v.aval.dtype for v in product.invars] == [jnp.bfloat16] * 2
+        assert product.outvars[0].aval.dtype == jnp.float32

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from rsft_jax.training.optimizers import make_optimizer, make_schedule
+from rsft_jax.training.optimizers import averaged_params, make_optimizer, make_schedule
 
 
 def _step(tx, params, grads):
@@ -137,7 +137,15 @@ def test_average_of_parameters_follows_the_formula():
         theta = optax.apply_updates(theta, updates)
         where -= 1.0
         wanted = 0.9 * wanted + 0.1 * where
-    np.testing.assert_allclose(optax.tree.get(state, "ema"), wanted, rtol=1e-6)
+    np.testing.assert_allclose(averaged_params(state), wanted, rtol=1e-6)
+
+
+def test_average_is_found_beside_a_momentum_of_the_same_name():
+    tx = make_optimizer("adafactor", learning_rate=0.1, momentum=0.9, ema_decay=0.5)
+    theta = {"kernel": jnp.full((4, 4), 2.0)}
+    np.testing.assert_array_equal(averaged_params(tx.init(theta))["kernel"], 2.0)
+    with pytest.raises(ValueError, match="keeps no average"):
+        averaged_params(make_optimizer("adafactor", learning_rate=0.1, momentum=0.9).init(theta))
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd"])
