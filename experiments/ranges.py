@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 from rsft_jax.experiments.errors import ConfigError, shown
 from rsft_jax.experiments.schema import (
@@ -26,10 +27,26 @@ from rsft_jax.experiments.schema import (
     TopK,
     TrainingConfig,
 )
+from rsft_jax.experiments.structure import build
 
 _FRACTION = "at least 0 and below 1"
 _TERM_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def output_folder(value: Any) -> Path | None:
+    """Types and checks the value of `output_dir`; None leaves the choice to the command.
+
+    Raises:
+      ConfigError: it is no text, or none that names a folder.
+    """
+    text = build(str | None, value, "output_dir")
+    if text is None:
+        return None
+    is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
+    usable = bool(text.strip()) and "\0" not in text and is_unicode
+    _check(usable, "output_dir", text, "the path of a folder")
+    return Path(text)
 
 
 def validate(config: RunConfig) -> None:
@@ -45,9 +62,7 @@ def validate(config: RunConfig) -> None:
         "1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit",
     )
     _check(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
-    if config.output_dir is not None:
-        usable = config.output_dir.strip() and "\0" not in config.output_dir
-        _check(bool(usable), "output_dir", config.output_dir, "the path of a folder")
+    output_folder(config.output_dir)
     for name in ("project", "experiment"):
         value = getattr(config.tracker, name, "rsft")
         allowed = "1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit"

@@ -180,6 +180,20 @@ def check_folder(path: Path, name: str) -> bool:
         raise ConfigError(f"{field}; cannot be used ({error.strerror})") from None
 
 
+def make_folder(path: Path, name: str = "output_dir") -> None:
+    """Makes a folder that `check_folder` has found to be usable.
+
+    Raises:
+      ConfigError: it cannot be made after all, as below /proc.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{name}: {shown(str(path))}; cannot be made ({error.strerror})"
+        ) from None
+
+
 @contextlib.contextmanager
 def open_run_folder(path: Path, config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
     """Creates a folder, or takes an unfinished run up again, and owns it while inside.
@@ -196,12 +210,7 @@ def open_run_folder(path: Path, config: RunConfig, *, resume: bool) -> Iterator[
     resumed = (path / "run.json").is_file()
     if resumed:
         _check_same(path, config)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir: {shown(str(path))}; cannot be made ({error.strerror})"
-        ) from None
+    make_folder(path)
     with _owned(path):
         folder = RunFolder(path=path, resumed=resumed)
         if not resumed:
@@ -395,7 +404,8 @@ def _check_writable(path: Path, field: str) -> None:
 
 
 def _is_empty(path: Path) -> bool:
-    return all(entry.name == ".lock" for entry in path.iterdir())
+    """Whether nothing is in it, or only what a command that failed at once has left."""
+    return all(entry.name in (".lock", "error.log") for entry in path.iterdir())
 
 
 def _is_of_a_beginning(entry: Path) -> bool:
