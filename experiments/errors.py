@@ -20,7 +20,7 @@ class ExitCode(enum.IntEnum):
 
 EXIT_CODE_HELP = {
     ExitCode.OK: "done",
-    ExitCode.FAILED: "failed while running; FOLDER/error.log has the traceback",
+    ExitCode.FAILED: "failed while running; the line names the file with the traceback",
     ExitCode.USAGE: "a setting or an argument is wrong; nothing was written",
     ExitCode.NO_DATA: "every candidate of a round was rejected; nothing was trained in it",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C); resume=true goes on from the last checkpoint",

@@ -306,8 +306,8 @@ def _check_known(root: Path, study: Study, folders: Sequence[Path], known: int) 
     if lost:
         path = root / storage_name(study.search)
         raise ConfigError(
-            f"{path}: knows of {known} trials, but {lost[0]} is there; put the file back, or choose "
-            "another folder with output_dir=FOLDER"
+            f"{path}: knows of {known} trials, but {lost[0]} is there; put the file back, or "
+            "choose another folder with output_dir=FOLDER"
         )
 
 

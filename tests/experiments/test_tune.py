@@ -382,6 +382,7 @@ def test_search_that_cannot_write_is_refused_at_its_start(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.setattr(module, "_search", lambda *_: ExitCode.OK)
     assert main(["tune", "sweep=beta_lr", *more]) == ExitCode.USAGE
     error = capsys.readouterr().err
     assert part in error
