@@ -8,6 +8,7 @@ import JAX are named in `_RUNNERS` and imported when a run starts.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import importlib
 import os
@@ -84,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
     except OSError as error:  # a full disk, a folder that went away
+        if error.errno == errno.ENAMETOOLONG:  # of an argument: we name nothing so
+            complain(f"{shown(error.filename)}: {error.strerror}")
+            return int(ExitCode.USAGE)
         complain(one_line(error))
         return int(ExitCode.FAILED)
     except Exception as error:
@@ -244,6 +248,7 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
     """
     from rsft_jax.experiments.config import with_output
     from rsft_jax.experiments.run_folder import (
+        check_folder,
         check_output_dir,
         close_run,
         default_output_dir,
@@ -255,6 +260,8 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
     path = Path(config.output_dir) if config.output_dir else default_output_dir(config.name)
     if not _is_distributed(config):  # there the first process looks at it, when all are there
         check_output_dir(path, resume=config.resume)
+    if config.kind == "language" and config.store is not None:
+        check_folder(Path(os.path.realpath(config.store)), "store")  # it may be a link
     if config.resume and read_status(path).get("status") == "finished":
         print(f"{path}: this run is finished; nothing to do")
         return ExitCode.OK

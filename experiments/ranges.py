@@ -43,10 +43,14 @@ def output_folder(value: Any) -> Path | None:
     text = build(str | None, value, "output_dir")
     if text is None:
         return None
-    is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
-    usable = bool(text.strip()) and "\0" not in text and is_unicode
-    _check(usable, "output_dir", text, "the path of a folder")
+    _check(_is_path(text), "output_dir", text, "the path of a folder")
     return Path(text)
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text can be a path, and be written to a file of settings."""
+    is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
+    return bool(text.strip()) and "\0" not in text and is_unicode
 
 
 def validate(config: RunConfig) -> None:
@@ -126,8 +130,7 @@ def _validate_language(config: LanguageConfig) -> None:
     _at_least("checkpoint.keep", config.checkpoint.keep, 1)
     for name in ("store", "candidates"):
         path = getattr(config, name)
-        usable = path is None or (path.strip() and "\0" not in path)
-        _check(bool(usable), name, path, "a path, or null")
+        _check(path is None or _is_path(path), name, path, "a path, or null")
     if config.candidates is not None and not Path(config.candidates).exists():
         raise ConfigError(f"candidates: {shown(config.candidates)}; is not there")
 

@@ -53,11 +53,13 @@ class RunFolder:
       path: the folder; exists.
       resumed: whether earlier rounds may be found in it.
       observers: functions that are given each event once it is written.
+      made: the folders above it that were made for it, the innermost first.
     """
 
     path: Path
     resumed: bool = False
     observers: tuple[Callable[[Mapping[str, Any]], None], ...] = ()
+    made: tuple[Path, ...] = ()
 
     @property
     def config_path(self) -> Path:
@@ -210,9 +212,10 @@ def open_run_folder(path: Path, config: RunConfig, *, resume: bool) -> Iterator[
     resumed = (path / "run.json").is_file()
     if resumed:
         _check_same(path, config)
+    made = tuple(parent for parent in path.parents if not parent.exists())
     make_folder(path)
     with _owned(path):
-        folder = RunFolder(path=path, resumed=resumed)
+        folder = RunFolder(path=path, resumed=resumed, made=made)
         if not resumed:
             check_output_dir_is_free(path)
             save_config(config, folder.config_path)
@@ -277,7 +280,8 @@ def discard_run(folder: RunFolder) -> None:
     for name in ("config.yaml", "run.json", "metrics.jsonl", "metrics.csv", ".lock"):
         (folder.path / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        folder.path.rmdir()
+        for path in (folder.path, *folder.made):
+            path.rmdir()
 
 
 def existing_run(path: Path) -> RunFolder:
