@@ -62,4 +62,5 @@ def one_line(error: BaseException, limit: int = 500) -> str:
     'a b'
     """
     text = " ".join(str(error).split()) or type(error).__name__
+    text = text.encode(errors="backslashreplace").decode()  # half a surrogate pair, from a path
     return text if len(text) <= limit else text[: limit - 3] + "..."
