@@ -15,7 +15,7 @@ from rsft_jax import sharding, training
 from rsft_jax.data import Prompt, read_prompts
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.experiments import assets, own, schema, tiny
-from rsft_jax.experiments.errors import ConfigError, shown
+from rsft_jax.experiments.errors import ConfigError, one_line, shown
 from rsft_jax.experiments.structure import to_dict
 from rsft_jax.generation import SamplingParams
 from rsft_jax.interop import Pretrained, load_pretrained
@@ -70,7 +70,9 @@ def load_prompt_split(data: schema.DataConfig, *, heldout: bool) -> list[Prompt]
     try:
         found = read_prompts(path, split, limit)
     except OSError as error:
-        raise ConfigError(f"data.path: {path}; cannot be read ({error.strerror})") from None
+        reason = error.strerror or one_line(error)
+        text = f"data.path: {shown(str(path))}; cannot be read ({reason})"
+        raise ConfigError(text) from None
     except ValueError as error:
         raise ConfigError(f"data.path: {error}") from None
     if not found.prompts:

@@ -8,6 +8,7 @@ import JAX are named in `_RUNNERS` and imported when a run starts.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import importlib
 import os
@@ -15,7 +16,6 @@ import re
 import shlex
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +29,7 @@ from rsft_jax.experiments.errors import (
     quoted,
     shown,
 )
+from rsft_jax.experiments.failures import complain, failures_of, report_failure
 from rsft_jax.experiments.groups import GROUPS, group_options
 
 # kind of experiment -> module and function (config, RunFolder) -> ExitCode
@@ -75,19 +76,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _sigterm_raises():
             return int(_dispatch(arguments))
     except ConfigError as error:
-        _complain(one_line(error))
+        complain(one_line(error))
         return int(ExitCode.USAGE)
     except KeyboardInterrupt as error:
         return int(ExitCode.TERMINATED if isinstance(error, _Terminated) else ExitCode.INTERRUPTED)
     except ModuleNotFoundError as error:
-        _complain(f'{one_line(error)}; install it with: pip install "rsft_jax[experiments]"')
+        complain(f'{one_line(error)}; install it with: pip install "rsft_jax[experiments]"')
         return int(ExitCode.FAILED)
     except BrokenPipeError:  # `rsft --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
     except OSError as error:  # a full disk, a folder that went away
-        _complain(one_line(error))
+        if error.errno == errno.ENAMETOOLONG:  # of an argument: we name nothing so
+            complain(f"{shown(error.filename)}: {error.strerror}")
+            return int(ExitCode.USAGE)
+        complain(one_line(error))
         return int(ExitCode.FAILED)
+    except Exception as error:
+        return int(report_failure(None, error))
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -133,9 +139,9 @@ def _run_command(arguments: list[str]) -> int:
     )  # fmt: skip
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.multirun:
-        if parsed.source is not None:
-            raise ConfigError("--from: repeats one run; it cannot be given with -m")
-        return _imported(_SWEEP)(parsed.overrides, parsed.config_dir)
+        if parsed.print_config:
+            raise ConfigError("--print-config: shows the settings of one run, not of a sweep (-m)")
+        return _imported(_SWEEP)(parsed.overrides, parsed.config_dir, source=parsed.source)
     changed: list[str] = []
     if parsed.source is None:
         config = _compose(parsed.overrides, parsed.config_dir)
@@ -176,7 +182,7 @@ def _report_command(arguments: list[str]) -> int:
         if parsed.output is not None:
             raise ConfigError("--output: is for the report of several runs")
         folder = existing_run(first).path
-        with _failures_of(folder):
+        with failures_of(folder):
             print(_imported(_REPORT)(folder))
             return ExitCode.OK
         return ExitCode.FAILED
@@ -204,7 +210,7 @@ def _evaluate_command(arguments: list[str]) -> int:
     parsed = parser.parse_args(arguments)
     folder = existing_run(parsed.folder).path
     allowed = allowed_packages(parsed.allow)
-    with _failures_of(folder):
+    with failures_of(folder):
         _use_compilation_cache()
         return _imported(_EVALUATE)(folder, allowed) or ExitCode.OK
     return ExitCode.FAILED
@@ -244,6 +250,7 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
     """
     from rsft_jax.experiments.config import with_output
     from rsft_jax.experiments.run_folder import (
+        check_folder,
         check_output_dir,
         close_run,
         default_output_dir,
@@ -255,6 +262,8 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
     path = Path(config.output_dir) if config.output_dir else default_output_dir(config.name)
     if not _is_distributed(config):  # there the first process looks at it, when all are there
         check_output_dir(path, resume=config.resume)
+    if config.kind == "language" and config.store is not None:
+        check_folder(Path(os.path.realpath(config.store)), "store")  # it may be a link
     if config.resume and read_status(path).get("status") == "finished":
         print(f"{path}: this run is finished; nothing to do")
         return ExitCode.OK
@@ -276,20 +285,20 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
             code = ExitCode(run(config, folder))
         except KeyboardInterrupt as error:
             close_run(folder, "interrupted")
-            _complain(f"interrupted; go on with: {_resume_command(path, config)}")
+            complain(f"interrupted; go on with: {_resume_command(path, config)}")
             return ExitCode.TERMINATED if isinstance(error, _Terminated) else ExitCode.INTERRUPTED
         except ConfigError:  # seen only now, such as a prompt file that is not there
             discard_run(folder)
             raise
         except Exception as error:
             close_run(folder, "failed")
-            return _report_failure(path, error)
+            return report_failure(path, error)
         close_run(
             folder, {ExitCode.OK: "finished", ExitCode.NO_DATA: "no data"}.get(code, "failed")
         )
         if not is_first():
             return code
-        with _failures_of(path):
+        with failures_of(path):
             print(f"report: {_imported(_REPORT)(path)}")
             return code
         return code or ExitCode.FAILED
@@ -355,34 +364,6 @@ def _device() -> str:
 
     devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind}"
-
-
-@contextlib.contextmanager
-def _failures_of(folder: Path) -> Iterator[None]:
-    """Reports a failure as one line; the statement after the block then says what to return."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:
-        _report_failure(folder, error)
-
-
-def _report_failure(folder: Path, error: Exception) -> ExitCode:
-    """Writes the traceback to error.log and one line to the standard error."""
-    where = folder / "error.log"
-    try:
-        where.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        trace = f"; traceback in {where}"
-    except OSError as problem:  # a full disk is a likely reason of the first error
-        trace = f"; {where} could not be written ({problem.strerror})"
-    name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    _complain(f"{name}{one_line(error)}{trace}")
-    return ExitCode.FAILED
-
-
-def _complain(text: str) -> None:
-    print(f"rsft: error: {text}", file=sys.stderr)
 
 
 class _Terminated(KeyboardInterrupt):

@@ -440,14 +440,26 @@ def _nodes(data: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
         yield from _nodes(value, full)
 
 
+def range_length(name: str, sweep: RangeSweep) -> int:
+    """Counts the values of `range(...)` without making them.
+
+    Raises:
+      ConfigError: there is no end of them, or no telling how many.
+    """
+    if not sweep.step:
+        raise ConfigError(f"{name}: the step of a range must not be 0")
+    try:
+        return max(int(-((sweep.stop - sweep.start) // -sweep.step)), 0)
+    except (OverflowError, ValueError):  # of an end that is infinite, or NaN
+        raise ConfigError(f"{name}: start, stop and step of a range must be finite") from None
+
+
 def _axis_length(override: Override, config_dir: Path | None) -> int:
     """Counts an axis without making it: `range(10**9)` must not be enumerated to be refused."""
     if override.is_range_sweep():
         sweep = override.value()
         assert isinstance(sweep, RangeSweep)
-        if not sweep.step:
-            raise ConfigError(f"{override.key_or_group}: the step of a range must not be 0")
-        length = max(int(-((sweep.stop - sweep.start) // -sweep.step)), 0)
+        length = range_length(override.key_or_group, sweep)
     else:
         length = len(_axis(override, config_dir))
     if not length:

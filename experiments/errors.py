@@ -20,7 +20,7 @@ class ExitCode(enum.IntEnum):
 
 EXIT_CODE_HELP = {
     ExitCode.OK: "done",
-    ExitCode.FAILED: "failed while running; FOLDER/error.log has the traceback",
+    ExitCode.FAILED: "failed while running; the line names the file with the traceback",
     ExitCode.USAGE: "a setting or an argument is wrong; nothing was written",
     ExitCode.NO_DATA: "every candidate of a round was rejected; nothing was trained in it",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C); resume=true goes on from the last checkpoint",
@@ -62,4 +62,5 @@ def one_line(error: BaseException, limit: int = 500) -> str:
     'a b'
     """
     text = " ".join(str(error).split()) or type(error).__name__
+    text = text.encode(errors="backslashreplace").decode()  # half a surrogate pair, from a path
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -12,6 +12,7 @@ from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.experiments import build
 from rsft_jax.experiments.candidates import Group, read_candidates
 from rsft_jax.experiments.errors import ConfigError, shown
+from rsft_jax.experiments.ranges import validate_selection
 from rsft_jax.experiments.samples import Scores
 from rsft_jax.experiments.schema import LanguageConfig
 from rsft_jax.generation import Completions
@@ -106,10 +107,16 @@ def read_offer(config: LanguageConfig) -> Offer:
     """Reads `candidates`; of a run, the candidates of its policy in round 1.
 
     Raises:
-      ConfigError: they cannot be read, or a prompt of a run is not among those of `data`.
+      ConfigError: they cannot be read, are fewer than the rule is to take, or a prompt of a run is
+        not among those of `data`.
     """
     groups, _ = read_candidates(Path(str(config.candidates)))
     group = groups[0]
+    try:
+        validate_selection(config.selection, group.valid.shape[1])
+    except ConfigError as error:  # here it is not the setting that says how many there are
+        text = str(error).replace("sampling.num_candidates", "the candidates of a prompt")
+        raise ConfigError(f"{text} in {shown(config.candidates)}") from None
     if group.messages is not None:
         return Offer(group.messages, group)
     known = {prompt.id: prompt for prompt in build.load_prompt_split(config.data, heldout=False)}

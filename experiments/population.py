@@ -24,11 +24,13 @@ import numpy as np
 from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
 from rsft_jax.experiments.arguments import Parser
-from rsft_jax.experiments.config import load_group, parse_overrides
+from rsft_jax.experiments.config import load_group, parse_overrides, range_length
 from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.errors import ConfigError, ExitCode, shown
+from rsft_jax.experiments.failures import failures_of
 from rsft_jax.experiments.files import to_csv, write_whole
-from rsft_jax.experiments.run_folder import check_output_dir, default_output_dir
+from rsft_jax.experiments.ranges import output_folder
+from rsft_jax.experiments.run_folder import check_output_dir, default_output_dir, make_folder
 from rsft_jax.experiments.structure import build, to_dict
 
 AXES = ("learning_rate", "beta", "temperature", "max_reward", "k", "seed")
@@ -88,14 +90,17 @@ def command(arguments: list[str]) -> int:
     parser.add_config_dir()
     parsed = parser.parse_intermixed_args(arguments)
     config, output_dir = load_population(parsed.overrides, parsed.config_dir)
-    root = Path(output_dir) if output_dir else default_output_dir("population")
+    root = output_dir or default_output_dir("population")
     check_output_dir(root, resume=False)
-    return run_population(config, root)
+    make_folder(root)
+    with failures_of(root):
+        return run_population(config, root)
+    return ExitCode.FAILED
 
 
 def load_population(
     overrides: Sequence[str], config_dir: Path | None = None
-) -> tuple[PopulationConfig, str | None]:
+) -> tuple[PopulationConfig, Path | None]:
     """Reads and checks the settings. Nothing is written.
 
     Args:
@@ -117,7 +122,7 @@ def load_population(
                 raise ConfigError(f"{name}: cannot be swept; axes are {', '.join(AXES)}")
             swept[name] = _swept(name, override.value())
         elif name == "output_dir":
-            output_dir = str(override.value())
+            output_dir = output_folder(override.value())
         elif name == "population":
             texts.append(text)
         else:
@@ -159,13 +164,14 @@ def run_population(config: PopulationConfig, root: Path) -> ExitCode:
         for place, run in enumerate(runs)
     ]
     groups = summed_up(rows)
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     write_whole(root / "population.yaml", _yaml(config))
     write_whole(root / "results.csv", to_csv(rows))
     facts = {"num_runs": len(runs), "num_devices": len(devices), "settings": to_dict(config)}
     facts |= {"seconds_first": first, "seconds_again": again, "combinations": groups}
     write_whole(root / "results.json", json.dumps(facts, indent=2) + "\n")
     write_whole(root / "reward_kl.png", _figure(groups))
+    (root / "error.log").unlink(missing_ok=True)  # of an attempt before this one
     _show(console, groups)
     console.say(f"results: {root / 'results.csv'}, {root / 'reward_kl.png'}")
     return ExitCode.OK
@@ -276,12 +282,10 @@ def _swept(name: str, sweep: Any) -> list[Any]:
         return [getattr(value, "text", value) for value in sweep.list]
     if not isinstance(sweep, RangeSweep):
         raise ConfigError(f"{name}: list the values, or use range()")
-    if not sweep.step:
-        raise ConfigError(f"{name}: the step of a range must not be 0")
-    length = -((sweep.stop - sweep.start) // -sweep.step)
+    length = range_length(name, sweep)
     if length > _MAX_RUNS:
-        raise ConfigError(f"{name}: a range of {int(length)} values; at most {_MAX_RUNS} allowed")
-    return [sweep.start + place * sweep.step for place in range(int(length))]
+        raise ConfigError(f"{name}: a range of {length} values; at most {_MAX_RUNS} allowed")
+    return [sweep.start + place * sweep.step for place in range(length)]
 
 
 def _show(console: Console, groups: Sequence[dict[str, Any]], limit: int = 10) -> None:

@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 from rsft_jax.experiments.errors import ConfigError, shown
 from rsft_jax.experiments.schema import (
@@ -26,10 +27,30 @@ from rsft_jax.experiments.schema import (
     TopK,
     TrainingConfig,
 )
+from rsft_jax.experiments.structure import build
 
 _FRACTION = "at least 0 and below 1"
 _TERM_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def output_folder(value: Any) -> Path | None:
+    """Types and checks the value of `output_dir`; None leaves the choice to the command.
+
+    Raises:
+      ConfigError: it is no text, or none that names a folder.
+    """
+    text = build(str | None, value, "output_dir")
+    if text is None:
+        return None
+    _check(_is_path(text), "output_dir", text, "the path of a folder")
+    return Path(text)
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text can be a path, and be written to a file of settings."""
+    is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
+    return bool(text.strip()) and "\0" not in text and is_unicode
 
 
 def validate(config: RunConfig) -> None:
@@ -45,9 +66,7 @@ def validate(config: RunConfig) -> None:
         "1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit",
     )
     _check(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
-    if config.output_dir is not None:
-        usable = config.output_dir.strip() and "\0" not in config.output_dir
-        _check(bool(usable), "output_dir", config.output_dir, "the path of a folder")
+    output_folder(config.output_dir)
     for name in ("project", "experiment"):
         value = getattr(config.tracker, name, "rsft")
         allowed = "1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit"
@@ -118,8 +137,7 @@ def _validate_language(config: LanguageConfig) -> None:
     _at_least("checkpoint.keep", config.checkpoint.keep, 1)
     for name in ("store", "candidates"):
         path = getattr(config, name)
-        usable = path is None or (path.strip() and "\0" not in path)
-        _check(bool(usable), name, path, "a path, or null")
+        _check(path is None or _is_path(path), name, path, "a path, or null")
     if config.candidates is not None and not Path(config.candidates).exists():
         raise ConfigError(f"candidates: {shown(config.candidates)}; is not there")
 

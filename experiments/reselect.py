@@ -106,7 +106,9 @@ def reselect(groups: Sequence[Group], rule: SelectionRule, seed: int) -> Reselec
     by_coin = [select_again(group, random_control(rule), seed) for group in groups]
     accepted = [np.asarray(s.accepted) for s in chosen]
     control = [np.asarray(s.accepted) for s in by_coin]
-    log_weights = np.concatenate([np.asarray(s.log_weight)[a] for s, a in zip(chosen, accepted)])
+    log_weights = np.concatenate(  # of all: of one shape for every rule, so compiled once
+        [np.where(a, np.asarray(s.log_weight), -np.inf).ravel() for s, a in zip(chosen, accepted)]
+    )
     num_scored = sum(int((np.isfinite(g.rewards) & g.valid).sum()) for g in groups)
     num_accepted = sum(int(a.sum()) for a in accepted)
     rate = acceptance_rate(num_accepted, num_scored)
@@ -119,8 +121,8 @@ def reselect(groups: Sequence[Group], rule: SelectionRule, seed: int) -> Reselec
         rate=(float(rate.estimate), float(rate.low), float(rate.high)),
         reward=_mean(groups, accepted),
         control_reward=_mean(groups, control),
-        ess=float(effective_sample_size(log_weights)) if log_weights.size else 0.0,
-        max_log_weight=float(log_weights.max()) if log_weights.size else math.nan,
+        ess=float(effective_sample_size(log_weights)) if num_accepted else 0.0,
+        max_log_weight=float(log_weights.max()) if num_accepted else math.nan,
         distinct_2=distinct_n(texts, 2) if texts else math.nan,
         control_distinct_2=distinct_n(control_texts, 2) if control_texts else math.nan,
         self_bleu=self_bleu(texts) if len(texts) > 1 else math.nan,

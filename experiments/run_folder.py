@@ -53,11 +53,13 @@ class RunFolder:
       path: the folder; exists.
       resumed: whether earlier rounds may be found in it.
       observers: functions that are given each event once it is written.
+      made: the folders above it that were made for it, the innermost first.
     """
 
     path: Path
     resumed: bool = False
     observers: tuple[Callable[[Mapping[str, Any]], None], ...] = ()
+    made: tuple[Path, ...] = ()
 
     @property
     def config_path(self) -> Path:
@@ -180,6 +182,20 @@ def check_folder(path: Path, name: str) -> bool:
         raise ConfigError(f"{field}; cannot be used ({error.strerror})") from None
 
 
+def make_folder(path: Path, name: str = "output_dir") -> None:
+    """Makes a folder that `check_folder` has found to be usable.
+
+    Raises:
+      ConfigError: it cannot be made after all, as below /proc.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{name}: {shown(str(path))}; cannot be made ({error.strerror})"
+        ) from None
+
+
 @contextlib.contextmanager
 def open_run_folder(path: Path, config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
     """Creates a folder, or takes an unfinished run up again, and owns it while inside.
@@ -196,14 +212,10 @@ def open_run_folder(path: Path, config: RunConfig, *, resume: bool) -> Iterator[
     resumed = (path / "run.json").is_file()
     if resumed:
         _check_same(path, config)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir: {shown(str(path))}; cannot be made ({error.strerror})"
-        ) from None
+    made = tuple(parent for parent in path.parents if not parent.exists())
+    make_folder(path)
     with _owned(path):
-        folder = RunFolder(path=path, resumed=resumed)
+        folder = RunFolder(path=path, resumed=resumed, made=made)
         if not resumed:
             check_output_dir_is_free(path)
             save_config(config, folder.config_path)
@@ -268,7 +280,8 @@ def discard_run(folder: RunFolder) -> None:
     for name in ("config.yaml", "run.json", "metrics.jsonl", "metrics.csv", ".lock"):
         (folder.path / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        folder.path.rmdir()
+        for path in (folder.path, *folder.made):
+            path.rmdir()
 
 
 def existing_run(path: Path) -> RunFolder:
@@ -395,7 +408,8 @@ def _check_writable(path: Path, field: str) -> None:
 
 
 def _is_empty(path: Path) -> bool:
-    return all(entry.name == ".lock" for entry in path.iterdir())
+    """Whether nothing is in it, or only what a command that failed at once has left."""
+    return all(entry.name in (".lock", "error.log") for entry in path.iterdir())
 
 
 def _is_of_a_beginning(entry: Path) -> bool:

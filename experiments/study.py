@@ -20,6 +20,7 @@ Value = bool | int | float | str | None
 
 _MAX_TRIALS = 10_000
 _MAX_WORKERS = 256
+_MAX_END = 1e300  # beyond it the width of an axis would not be a number
 _EVALUATION = ["reward_mean", "reward_low", "reward_high", "judge_mean", "judge_low", "judge_high"]
 _EVALUATION += ["kl_mean", "distinct_1", "distinct_2", "self_bleu", "length_mean"]
 _ROUND = ["acceptance_rate", "num_accepted", "reward_proposed", "reward_accepted", "ess"]
@@ -154,6 +155,11 @@ class Study:
         return [*self.overrides, *(_override(name, v, groups) for name, v in values.items())]
 
 
+def storage_name(search: SearchConfig) -> str:
+    """The file of a study's folder in which the trials are kept."""
+    return {"journal": "study.journal", "sqlite": "study.db"}[search.storage]
+
+
 def load_study(overrides: Sequence[str], config_dir: Path | None = None) -> Study:
     """Reads a search space and checks it together with the runs that it makes. Writes nothing.
 
@@ -249,8 +255,8 @@ def _axis(where: str, data: dict[str, Any]) -> Axis:
         raise AssertionError("made above")
     for name in ("low", "high"):
         value = getattr(axis, name)
-        if not math.isfinite(value):
-            raise ConfigError(f"{where}.{name}: {value}; must be finite")
+        if not -_MAX_END <= value <= _MAX_END:
+            raise ConfigError(f"{where}.{name}: {shown(value)}; must be between -1e300 and 1e300")
     if axis.low > axis.high:
         raise ConfigError(f"{where}.low: {axis.low}; must be at most high = {axis.high}")
     if axis.log and axis.low <= 0:

@@ -10,14 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rsft_jax.experiments.again import settings_of
 from rsft_jax.experiments.config import expand_sweep, load_config, load_group, parse_overrides
 from rsft_jax.experiments.errors import ConfigError, ExitCode, quoted, shown
+from rsft_jax.experiments.failures import failures_of
 from rsft_jax.experiments.files import write_whole
 from rsft_jax.experiments.jobs import Job, check_launcher, describe, launch
 from rsft_jax.experiments.ranges import validate_launcher
 from rsft_jax.experiments.run_folder import (
+    check_folder,
     check_output_dir,
     default_output_dir,
+    make_folder,
     read_status,
     wait_until_free,
 )
@@ -42,41 +46,63 @@ def sweep(
     overrides: list[str],
     config_dir: Path | None,
     make_command: Callable[..., tuple[str, ...]] = run_command,
+    source: Path | None = None,
 ) -> int:
     """Runs each job of a sweep in a process of its own, so that none can take others along.
 
     All jobs are checked before the first is run. With `resume=true` and the folder of a sweep,
     finished runs are left as they are and the others go on.
 
+    Args:
+      overrides: what all jobs share, and the axes.
+      config_dir: the user's own folder of groups, or None.
+      make_command: makes the command of a job, as `run_command` does.
+      source: the folder of a run whose settings all jobs start from (`--from`), or None.
+
     Returns:
       `FAILED` if any job failed, else `OK`.
+
+    Raises:
+      ConfigError: a job cannot be, or a folder holds something else. Nothing is written.
     """
     data, overrides = load_group("launcher", "basic", overrides, config_dir)
     launcher: LauncherConfig = build(LauncherConfig, data, "launcher")
     validate_launcher(launcher)
     check_launcher(launcher)
     jobs = expand_sweep(overrides, config_dir)
-    configs = [load_config(job, config_dir) for job in jobs]
+    base = [] if source is None else ["--from", str(source.resolve())]
+    if source is None:
+        configs = [load_config(job, config_dir) for job in jobs]
+    else:
+        configs = [settings_of(source, job, config_dir)[0] for job in jobs]
     given = configs[0].output_dir
     root = Path(given) if given else default_output_dir(f"{configs[0].name}-sweep")
     swept = [o.key_or_group for o in parse_overrides(overrides) if o.is_sweep_override()]
     folders = [root / job_name(number, job, swept) for number, job in enumerate(jobs)]
+    check_folder(root, "output_dir")
     for folder, config in zip(folders, configs):
         check_output_dir(folder, resume=config.resume)
-    _check_same(root, jobs)
+    _check_same(root, jobs, source)
     alone = launcher.name == "basic"
     made = []
     for number, (job, folder, config) in enumerate(zip(jobs, folders, configs)):
         job, shared = with_shared_store(job, config, root)
         log = None if alone else root / "logs" / f"{number:03d}.log"
         label = " ".join(text for text in job if text.partition("=")[0] in swept)
-        command = make_command(job, folder, config_dir, extra=shared)
+        command = make_command(job, folder, config_dir, extra=[*shared, *base])
         made.append(Job(number, command, folder, label, log))
     left = [job for job in made if read_status(job.folder).get("status") != "finished"]
-    root.mkdir(parents=True, exist_ok=True)
-    if not alone:
-        (root / "logs").mkdir(exist_ok=True)
-    _write_manifest(root, jobs, folders, launcher)
+    make_folder(root)
+    with failures_of(root):
+        if not alone:
+            (root / "logs").mkdir(exist_ok=True)
+        _write_manifest(root, jobs, folders, launcher, source)
+        return _run_left(root, made, left, launcher)
+    return ExitCode.FAILED
+
+
+def _run_left(root: Path, made: list[Job], left: list[Job], launcher: LauncherConfig) -> int:
+    """Runs the jobs that are not finished yet."""
     if len(left) < len(made):
         print(f"sweep: {len(made) - len(left)} of {len(made)} jobs are finished already")
     for job in left:
@@ -137,13 +163,14 @@ def _announced(job: Job, total: int, launcher: LauncherConfig):
     yield from launch([job], launcher)
 
 
-def _check_same(root: Path, jobs: list[list[str]]) -> None:
+def _check_same(root: Path, jobs: list[list[str]], source: Path | None) -> None:
     """Refuses to go on with another sweep than the one in the folder."""
     path = root / "sweep.json"
     if not path.is_file():
         return
     try:
-        old = [job["overrides"] for job in json.loads(path.read_text(encoding="utf-8"))["jobs"]]
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        old, old_source = [job["overrides"] for job in listed["jobs"]], listed.get("from")
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{path}: is not readable as the list of a sweep's jobs") from None
     new = [_settings(job) for job in jobs]
@@ -152,17 +179,31 @@ def _check_same(root: Path, jobs: list[list[str]]) -> None:
             f"output_dir: {shown(str(root))}; holds another sweep ({len(old)} jobs, "
             f"{' '.join(old[0])[:80]} ...), choose another folder"
         )
+    if old_source != _source_text(source):
+        raise ConfigError(
+            f"--from: {shown(_source_text(source))}; the sweep in {shown(str(root))} is from "
+            f"{shown(old_source)}, choose another folder"
+        )
 
 
 def _settings(job: Sequence[str]) -> list[str]:
     return [text for text in job if text.partition("=")[0] not in ("output_dir", "resume")]
 
 
+def _source_text(source: Path | None) -> str | None:
+    return None if source is None else str(source.resolve())
+
+
 def _write_manifest(
-    root: Path, jobs: list[list[str]], folders: list[Path], launcher: LauncherConfig
+    root: Path,
+    jobs: list[list[str]],
+    folders: list[Path],
+    launcher: LauncherConfig,
+    source: Path | None,
 ) -> None:
     listed = [
         {"folder": folder.name, "overrides": _settings(job)} for job, folder in zip(jobs, folders)
     ]
-    text = json.dumps({"launcher": to_dict(launcher), "jobs": listed}, indent=2) + "\n"
+    facts = {"launcher": to_dict(launcher), "from": _source_text(source), "jobs": listed}
+    text = json.dumps(facts, indent=2) + "\n"
     write_whole(root / "sweep.json", text)

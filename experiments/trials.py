@@ -31,9 +31,8 @@ from rsft_jax.experiments.study import (
     SearchConfig,
     Study,
     Value,
+    storage_name,
 )
-
-_FILES = {"journal": "study.journal", "sqlite": "study.db"}
 
 
 class Trials:
@@ -52,7 +51,7 @@ class Trials:
         self._folder, self._study = folder, study
         (folder / ".trials").mkdir(exist_ok=True)
         with self._locked():
-            path = folder / _FILES[study.search.storage]
+            path = folder / storage_name(study.search)
             try:
                 self._optuna = optuna.create_study(
                     storage=_storage(path),
@@ -149,7 +148,7 @@ def _lock(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _storage(path: Path) -> JournalStorage | RDBStorage:
-    if path.name == _FILES["sqlite"]:
+    if path.suffix == ".db":
         return RDBStorage(f"sqlite:///{path.absolute()}")
     lock = _FileLock(path.with_name(".journal.lock"))
     lock.acquire()

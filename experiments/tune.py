@@ -14,6 +14,7 @@ run at the same time, on machines that share the folder.
 import importlib.util
 import json
 import multiprocessing
+import re
 import signal
 import sys
 import time
@@ -25,19 +26,23 @@ from rsft_jax.experiments.arguments import Parser
 from rsft_jax.experiments.config import parse_overrides
 from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.errors import ConfigError, ExitCode, shown
+from rsft_jax.experiments.failures import failures_of, report_failure
 from rsft_jax.experiments.files import write_whole
 from rsft_jax.experiments.jobs import Processes, describe, end_with_parent, run_attempts
 from rsft_jax.experiments.leaderboard import ranked, show_leaderboard, write_leaderboard
+from rsft_jax.experiments.ranges import output_folder
 from rsft_jax.experiments.run_folder import (
     RunFolder,
+    check_folder,
     check_output_dir,
     close_run,
+    make_folder,
     read_events,
     read_status,
     wait_until_free,
 )
 from rsft_jax.experiments.structure import to_dict
-from rsft_jax.experiments.study import Study, Value, load_study
+from rsft_jax.experiments.study import Study, Value, load_study, storage_name
 from rsft_jax.experiments.sweep import run_command, with_shared_store
 
 if TYPE_CHECKING:
@@ -91,14 +96,24 @@ def tune(
         )
     study = load_study(overrides, config_dir)
     given = {o.key_or_group: o.value() for o in parse_overrides(overrides)}
-    root = Path(str(given.get("output_dir", Path("runs", study.name))))
+    root = output_folder(given.get("output_dir")) or Path("runs", study.name)
     _check_folder(root, study)
-    (root / "logs").mkdir(parents=True, exist_ok=True)
-    write_whole(root / "study.json", json.dumps(_manifest(study), indent=2) + "\n")
+    make_folder(root)
+    with failures_of(root):
+        return _search(root, study, make_command)
+    return ExitCode.FAILED
+
+
+def _search(root: Path, study: Study, make_command: Callable[..., tuple[str, ...]]) -> int:
+    """Runs the trials that are left in a folder that has been checked."""
     from rsft_jax.experiments.trials import Trials
 
+    write_whole(root / "study.json", json.dumps(_manifest(study), indent=2) + "\n")
+    (root / "logs").mkdir(exist_ok=True)
     console = Console()
+    folders = _trial_folders(root)  # first: another process may take a trial in between
     before = Trials(root, study).all()
+    _check_known(root, study, folders, len(before))
     done = sum(trial.state.is_finished() for trial in before)
     total = study.search.trials
     again = f", {done} are done already" if before else ""
@@ -143,6 +158,8 @@ def _other_worker(root: Path, study: Study, make_command: Callable[..., Any]) ->
         _work(root, study, make_command)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
+    except Exception as error:  # what it has left is taken up by the process that started it
+        sys.exit(report_failure(root, error))
 
 
 def _work(root: Path, study: Study, make_command: Callable[..., Any]) -> None:
@@ -255,9 +272,9 @@ def _check_folder(root: Path, study: Study) -> None:
     """Refuses a folder that holds anything but this study."""
     where = f"output_dir: {shown(str(root))}"
     path = root / "study.json"
+    empty = check_folder(root, "output_dir")
     if not path.is_file():
-        beginning = root.is_dir() and not root.is_symlink()
-        if not (beginning and all(entry.name.startswith(".") for entry in root.iterdir())):
+        if not (empty or all(entry.name.startswith(".") for entry in root.iterdir())):
             check_output_dir(root, resume=False)
         return
     try:
@@ -276,6 +293,21 @@ def _check_folder(root: Path, study: Study) -> None:
         raise ConfigError(
             f"{where}; holds a study with another {' and '.join(changed)}, choose another folder "
             "with output_dir=FOLDER"
+        )
+
+
+def _trial_folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if re.fullmatch(r"trial_\d{4,}", p.name))
+
+
+def _check_known(root: Path, study: Study, folders: Sequence[Path], known: int) -> None:
+    """Refuses a storage that has lost trials: their numbers would be given out again."""
+    lost = [path for path in folders if int(path.name.removeprefix("trial_")) >= known]
+    if lost:
+        path = root / storage_name(study.search)
+        raise ConfigError(
+            f"{path}: knows of {known} trials, but {lost[0]} is there; put the file back, or "
+            "choose another folder with output_dir=FOLDER"
         )
 
 

@@ -3,7 +3,7 @@
     fake_job.py FOLDER BEHAVIOUR KEY=VALUE ...
 
 Behaviours: ok, raise, kill, hang, memory, flaky (fails once), long, slow, silent (no figures),
-rounds (takes long after round 1 where the others take a moment).
+refuse (its settings), rounds (takes long after round 1 where the others take a moment).
 """
 
 import json
@@ -22,6 +22,9 @@ with (path.parent / "started.txt").open("a") as started:
 (path / "run.json").write_text(json.dumps({"status": "running"}))
 if behaviour == "raise":
     raise ValueError("this run fails")
+if behaviour == "refuse":
+    print("rsft: error: selection.k: 3; must be at most 2", file=sys.stderr)
+    sys.exit(2)
 if behaviour == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 if behaviour == "long":

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from rsft_jax.experiments import cli
+from rsft_jax.experiments import cli, sweep
 from rsft_jax.experiments.again import settings_of, surroundings
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.config import load_config
 from rsft_jax.experiments.errors import ConfigError, ExitCode
+from rsft_jax.experiments.jobs import Ended
 from rsft_jax.experiments.run_folder import close_run, code_version, open_run_folder
 from rsft_jax.experiments.schema import Lora, TopK
 from rsft_jax.rollouts import read_rollouts
@@ -122,9 +123,39 @@ def test_folder_without_readable_settings_is_one_line_and_nothing_is_written(
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
-def test_sweep_from_a_run_is_refused(capsys):
-    assert main(["run", "-m", "--from", "x", "seed=0,1"]) == ExitCode.USAGE
-    assert "--from: repeats one run" in capsys.readouterr().err
+def test_sweep_from_a_run_starts_each_job_from_its_settings(tmp_path, monkeypatch, capsys):
+    source = finished(tmp_path / "run", "experiment=gaussian", "problem.mean=0.5", "seed=7")
+    jobs = []
+
+    def launch(found, launcher):
+        for job in found:
+            jobs.append(job)
+            yield Ended(job, 0, 1, 0.0)
+
+    monkeypatch.setattr(sweep, "launch", launch)
+    root = tmp_path / "sweep"
+    axis = ["training.learning_rate=0.1,0.2", f"output_dir={root}"]
+    assert main(["run", "-m", "--from", str(source), *axis]) == ExitCode.OK
+    assert len(jobs) == 2
+    seen = []
+    monkeypatch.setattr(cli, "_run", lambda config, *rest: seen.append((config, *rest)) or 0)
+    for job in jobs:  # as its process would read it
+        assert main(list(job.command[3:])) == ExitCode.OK
+    assert [config.training.learning_rate for config, *_ in seen] == [0.1, 0.2]
+    assert {(config.problem.mean, config.seed) for config, *_ in seen} == {(0.5, 7)}
+    assert seen[0][1] == source
+    assert seen[0][2] == ["training.learning_rate: 0.05 -> 0.1"]
+    capsys.readouterr()
+    for more, part in [
+        ([*axis, "resume=true"], "--from: null; the sweep in"),
+        (["--from", str(source), "experiment=gaussian,smoke"], "experiment: cannot be replaced"),
+        (["--from", str(tmp_path), "seed=0,1"], "--from: "),
+        (["--print-config", "seed=0,1"], "--print-config: shows the settings of one run"),
+    ]:
+        assert main(["run", "-m", *more]) == ExitCode.USAGE
+        error = capsys.readouterr().err
+        assert part in error
+        assert error.count("\n") == 1
 
 
 def test_code_device_and_versions_are_compared():

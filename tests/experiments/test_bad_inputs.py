@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,68 @@ def prompts(text):
     data = text if isinstance(text, bytes) else text.encode()
     Path("p.jsonl").write_bytes(data)
     return ["run", *SMOKE, "data=jsonl", "data.path=p.jsonl"]
+
+
+TINY = ["control=false", "rounds.num_rounds=1", "evaluation.num_prompts=1",
+        "evaluation.num_candidates=1", "sampling.max_new_tokens=4"]  # fmt: skip
+
+
+def test_rows_with_broken_text_are_skipped_by_name_and_the_others_are_used(
+    capsys, caplog, monkeypatch
+):
+    monkeypatch.setattr(cli, "_REPORT", ("builtins", "str"))
+    rows = [b'"a\xff"', b'"a\\ud800"', b'"a\\u0000b"']  # 39
+    lines = [b'{"id": "c%d", "split": "train", "prompt": %s}\n' % row for row in enumerate(rows)]
+    command = prompts(GOOD.encode() + b"".join(lines))
+    assert main([*command, *TINY]) == ExitCode.OK
+    assert "1 prompts to train on" in capsys.readouterr().out
+    assert set(caplog.messages) == {
+        "p.jsonl:3: skipped row: invalid UTF-8 at byte 43",
+        "p.jsonl:4: skipped c1: half a surrogate pair",
+        "p.jsonl:5: skipped c2: a NUL character",
+    }
+
+
+@pytest.mark.parametrize("row", [b'"a\xff"', b'"a\\ud800"', b'"a\\u0000b"'])
+def test_file_of_nothing_but_broken_text_is_refused(capsys, row):
+    line = refused(capsys, *prompts(b'{"id": "c", "split": "train", "prompt": %s}\n' % row))
+    assert line.startswith("data.path: p.jsonl: none of its 1 rows is left")
+    Path("c.jsonl").write_bytes(b'{"prompt": "p", "completion": %s, "reward": 1}\n' % row)
+    line = refused(capsys, "run", *SMOKE, "candidates=c.jsonl")
+    assert line.startswith("candidates: 'c.jsonl'; c.jsonl: none of its 1 rows is left")
+
+
+def test_batch_that_devices_cannot_share_is_refused_with_the_nearest_that_they_can(capsys):
+    for size, nearest in ((6, "8"), (12, "8 or 16")):  # 47; there are eight
+        line = refused(capsys, "run", *SMOKE, "mesh=data", f"training.batch_size={size}")
+        assert line.startswith("training.batch_size")
+        assert line.endswith(f"got {size}; nearest: {nearest}")
+    line = refused(capsys, "run", *SMOKE, "mesh=data", "training.batch_size=8", "mesh.fsdp=3")
+    assert "do not make up 8 devices; a size must be one of [1, 2, 4, 8]" in line
+
+
+def test_rule_that_takes_more_than_the_candidates_of_a_prompt_is_refused(capsys):
+    Path("c.jsonl").write_text('{"prompt": "p", "completion": "x", "reward": 1}\n')
+    line = refused(capsys, "run", *SMOKE, "candidates=c.jsonl", "selection.budget=2")
+    assert line.startswith("selection.budget: 2; must be from 1 to the candidates of a prompt = 1")
+
+
+def test_store_that_cannot_be_is_refused(capsys):
+    Path("file").touch()
+    assert "store: " in refused(capsys, "run", *SMOKE, "store=file")
+    assert "is a file" in refused(capsys, "run", *SMOKE, "store=file/below")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x\0", "x\udcff"])
+def test_name_that_no_file_can_have_is_refused_by_every_command(capsys, name):
+    quoted = f"'{name}'"
+    for command in ("report", "evaluate", "reselect", "rescore", "ls"):
+        more = ["selection=top_k"] if command == "reselect" else []
+        refused(capsys, command, name, *more)
+    for more in (["--from", name], ["-cd", name], [f"candidates={quoted}"], [f"store={quoted}"],
+                 ["data=jsonl", f"data.path={quoted}"], [f"output_dir={quoted}"],
+                 ["policy=local", f"policy.path={quoted}"]):  # fmt: skip
+        refused(capsys, "run", *more)
 
 
 GOOD = LINE % ("a", "train") + LINE % ("b", "heldout")
@@ -197,10 +261,40 @@ def test_folder_that_cannot_be_written_is_refused(capsys, tmp_path):
         assert part in line
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_read_only_folder_is_refused(capsys):
-    Path("locked").mkdir(mode=0o500)
-    assert "cannot be written to" in refused(capsys, "run", "output_dir=locked/run")
+_UNPRIVILEGED = """
+import ctypes, os, sys
+if os.geteuid() == 0:  # may write everywhere, by capabilities that Linux lets us give up
+    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None).capset(header, none) == 0
+from rsft_jax.experiments.cli import main
+print(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "experiment=smoke"],
+        ["run", "-m", "experiment=smoke", "seed=0,1"],
+        ["tune", "sweep=beta_lr"],
+        ["population", "seed=1"],
+        ["report", "-o"],
+    ],
+    ids=" ".join,
+)
+def test_read_only_folder_is_refused_at_the_start(command):  # 77
+    for run in ("a", "b"):
+        Path("locked", run).mkdir(parents=True)
+        Path("locked", run, "run.json").write_text("{}")
+    os.chmod("locked", 0o555)
+    where = ["locked/out", "locked"] if command[-1] == "-o" else ["output_dir=locked/out"]
+    program = [sys.executable, "-c", _UNPRIVILEGED, *command, *where]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    os.chmod("locked", 0o755)
+    assert done.stdout == "2\n", done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "locked' cannot be written to" in done.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\xff", b"a: [", b"!!python/name:os.system"])

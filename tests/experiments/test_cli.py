@@ -208,6 +208,24 @@ def test_failure_is_one_line_with_its_traceback_in_the_folder(tmp_path, runner, 
     assert status(path) == "failed"
 
 
+def test_failure_of_a_command_without_a_folder_is_one_line_too(monkeypatch, tmp_path, capsys):
+    def fail(arguments):
+        raise KeyError("a bug\nof two lines")
+
+    module = types.ModuleType("fake_listing")
+    module.command = fail
+    monkeypatch.setitem(sys.modules, "fake_listing", module)
+    monkeypatch.setitem(cli._COMMANDS, "ls", ("fake_listing", "command"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["ls"]) == ExitCode.FAILED
+    [log] = tmp_path.iterdir()
+    error = capsys.readouterr().err
+    assert error.startswith("rsft: error: KeyError: ")
+    assert error.endswith(f"; traceback in {log}\n")
+    assert error.count("\n") == 1
+    assert "Traceback" in log.read_text()
+
+
 def test_setting_found_wrong_at_the_start_of_a_run_leaves_no_folder(tmp_path, runner, capsys):
     def refuse(config, folder):
         raise ConfigError("data.path: 'x'; cannot be read")

@@ -15,6 +15,7 @@ from rsft_jax.experiments import gaussian
 from rsft_jax.experiments.config import load_config
 from rsft_jax.experiments.errors import ExitCode
 from rsft_jax.experiments.run_folder import open_run_folder
+from tests.experiments.written import not_found, renamed
 
 SMALL = {
     "experiment": "gaussian",
@@ -53,6 +54,12 @@ def events(tmp_path_factory):
     code, events = run(tmp_path_factory.mktemp("gaussian") / "run")
     assert code == ExitCode.OK
     return events
+
+
+def test_a_run_writes_every_figure_that_a_search_can_be_asked_for(events, tmp_path):
+    assert not_found(events, "gaussian", tmp_path, last_round=3) == set()
+    for name in ("loss_target", "tv_own"):
+        assert not_found(renamed(events, name), "gaussian", tmp_path, last_round=3) == {name}
 
 
 def test_envelope_is_the_supremum_of_the_ratio(config):

@@ -14,6 +14,7 @@ from rsft_jax.rewards import as_rewards, weighted_sum
 from rsft_jax.rollouts import read_rollouts
 from rsft_jax.rounds import OffPolicyError
 from rsft_jax.training import CheckpointError, Checkpoints
+from tests.experiments.written import not_found, renamed
 
 SMOKE = ["experiment=smoke", "evaluation.bootstrap_samples=50"]
 
@@ -76,6 +77,13 @@ def test_a_run_leaves_events_rollouts_and_checkpoints(whole):
         reasons = np.asarray(rows["reason"])
         assert (reasons[kept] == "accepted").all()
         assert all(reason.startswith("rejected by") for reason in reasons[~kept])
+
+
+def test_a_run_writes_every_figure_that_a_search_can_be_asked_for(whole, tmp_path):
+    events = whole.events()
+    assert not_found(events, "language", tmp_path, last_round=2) == set()
+    for name in ("reward_low", "ess"):
+        assert not_found(renamed(events, name), "language", tmp_path, last_round=2) == {name}
 
 
 def test_the_control_draws_the_same_first_candidates_and_keeps_as_many_by_coin(whole):

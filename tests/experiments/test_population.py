@@ -46,6 +46,45 @@ def test_a_run_of_the_command_is_the_single_run_of_a_notebook(tmp_path):
     assert float(row["reward"]) == pytest.approx(float(alone.reward[-1]), abs=1e-6)
 
 
+def test_an_error_that_nobody_expected_is_one_line(tmp_path, capsys, monkeypatch):
+    root = tmp_path / "p"
+    axes = ["beta=0.1", "learning_rate=1", "k=2", "seed=range(3)", f"output_dir={root}"]
+
+    def fail(config):
+        raise RuntimeError("no memory\nfor 7 bytes")
+
+    monkeypatch.setattr(module, "one_run", fail)
+    assert main(["population", *axes]) == ExitCode.FAILED
+    log = root / "error.log"
+    line = f"rsft: error: RuntimeError: no memory for 7 bytes; traceback in {log}\n"
+    assert capsys.readouterr().err == line
+    assert "Traceback" in log.read_text()
+    monkeypatch.undo()
+    assert main(["population", *axes]) == ExitCode.OK  # the folder holds nothing else
+    assert not log.exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("{a:1}", "output_dir: {'a': 1} is not a text"),
+        ("file/p", "file' is a file, not a folder"),
+        ("/proc/p", "output_dir: '/proc/p'; cannot be"),
+    ],
+)
+def test_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
+    tmp_path, capsys, monkeypatch, path, part
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(module, "run_population", None)
+    assert main(["population", f"output_dir={path}"]) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert part in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize(
     ("more", "part"),
     [
@@ -60,6 +99,8 @@ def test_a_run_of_the_command_is_the_single_run_of_a_notebook(tmp_path):
         (["seed=range(1000000000)"], "seed: a range of 1000000000 values; at most 100000"),
         (["seed=range(3,3)"], "seed: []; must be at least one value"),
         (["seed=range(0,2,0)"], "seed: the step of a range must not be 0"),
+        (["seed=range(0,inf)"], "seed: start, stop and step of a range must be finite"),
+        (["beta=range(0,nan)"], "beta: start, stop and step of a range must be finite"),
         (["seed=range(0,1,0.5)"], "seed[0]: 0.0 is not an integer"),
         (["beta=interval(0,1)"], "beta: list the values, or use range()"),
         (["seed=range(50000)"], "population: 2000000 runs; at most 100000 allowed"),

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -28,6 +29,16 @@ def _command(behaviours, job, folder, config_dir, *, extra=()):
 def commands(behaviours=None):
     """Makes commands of the fake job; `behaviours` by number of the trial."""
     return functools.partial(_command, behaviours or {})
+
+
+def _command_with_a_bug_in_workers(*arguments, **options):
+    """Breaks in the processes that a search starts; the search itself waits to see them broken."""
+    if multiprocessing.parent_process() is not None:
+        raise RuntimeError("a bug\nof two lines")
+    deadline = time.monotonic() + 60
+    while not (arguments[1].parent / "error.log").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return _command({}, *arguments, **options)
 
 
 def tuned(root, *more, behaviours=None, trials=12, pruner="none"):
@@ -279,9 +290,117 @@ def test_another_study_is_not_mixed_into_a_folder(tmp_path):
     assert len(started(root)) == 1
 
 
+def test_an_error_that_nobody_expected_is_one_line_and_the_search_goes_on_later(
+    tmp_path, capfd, monkeypatch
+):
+    root = tmp_path / "s"
+    real = module.Processes.run
+
+    def fail(self, line, **options):
+        if "trial_0001" in line[2]:
+            raise RuntimeError("a bug\nof two lines")
+        return real(self, line, **options)
+
+    monkeypatch.setattr(module.Processes, "run", fail)
+    assert tuned(root, trials=3) == ExitCode.FAILED
+    log = root / "error.log"
+    line = f"rsft: error: RuntimeError: a bug of two lines; traceback in {log}\n"
+    assert capfd.readouterr().err == line
+    assert "Traceback" in log.read_text()
+    assert states(root) == {0: "complete", 1: "running"}
+    monkeypatch.undo()
+    assert tuned(root, trials=3) == ExitCode.OK
+    assert started(root) == ["trial_0000", "trial_0001", "trial_0002"]
+
+
+def test_a_worker_that_breaks_says_so_in_a_line_and_the_others_do_its_work(tmp_path, capfd):
+    root = tmp_path / "s"
+    search = ["sweep=beta_lr", "sweep.trials=3", "sweep.pruner=none", "sweep.workers=2"]
+    overrides = [*search, f"output_dir='{root}'"]
+    assert module.tune(overrides, None, _command_with_a_bug_in_workers) == ExitCode.OK
+    line = f"rsft: error: RuntimeError: a bug of two lines; traceback in {root / 'error.log'}\n"
+    assert capfd.readouterr().err == line
+    assert set(states(root).values()) == {"complete"}
+
+
+def test_a_trial_whose_settings_are_refused_says_why_and_is_not_tried_again(tmp_path, capfd):
+    root = tmp_path / "s"
+    assert tuned(root, "sweep.retries=2", trials=2, behaviours={0: "refuse"}) == ExitCode.FAILED
+    error = capfd.readouterr().err
+    assert error.startswith("rsft: error: trial_0000: exit code 2: selection.beta=")
+    assert error.endswith("; selection.k: 3; must be at most 2\n")
+    assert started(root) == ["trial_0000", "trial_0001"]
+
+
+@pytest.mark.parametrize(
+    ("storage", "name", "content"),
+    [
+        ("journal", "study.json", b""),
+        ("journal", "study.json", b"[1]"),
+        ("journal", "study.json", b'{"search": 3}'),
+        ("journal", "study.json", b"\xff\x00"),
+        ("journal", "study.journal", b"\xff\x00\n"),
+        ("journal", "study.journal", b'{"op_code": 99}\n[]\n'),
+        ("journal", "study.journal", b""),
+        ("journal", "study.journal", None),
+        ("sqlite", "study.db", b"SQLite format 3\0 but no more"),
+        ("sqlite", "study.db", None),
+    ],
+)
+def test_a_damaged_study_is_one_line_and_nothing_runs(tmp_path, capfd, storage, name, content):
+    root = tmp_path / "s"
+    option = f"sweep.storage={storage}"
+    assert tuned(root, option, trials=1) == ExitCode.OK
+    path = root / name
+    path.unlink() if content is None else path.write_bytes(content)
+    capfd.readouterr()
+    search = ["sweep=beta_lr", "sweep.trials=1", "sweep.pruner=none", option]
+    assert main(["tune", *search, f"output_dir='{root}'"]) == ExitCode.USAGE
+    error = capfd.readouterr().err
+    assert error.startswith(f"rsft: error: {path}: ")
+    assert error.count("\n") == 1
+    assert len(started(root)) == 1
+
+
+def test_a_search_killed_before_its_first_trial_is_taken_up(tmp_path):
+    root = tmp_path / "s"
+    (root / ".trials").mkdir(parents=True)
+    (root / ".study.json.0a1b.tmp").touch()
+    assert tuned(root, trials=1) == ExitCode.OK
+
+
 @pytest.mark.parametrize(
     ("more", "part"),
     [
+        (["output_dir=null", "sweep.seed=-1"], "sweep.seed: -1; must be from 0"),
+        (["output_dir={a:1}"], "output_dir: {'a': 1} is not a text"),
+        (["output_dir=' '"], "output_dir: ' '; must be the path of a folder"),
+        (["output_dir=file/s"], "file' is a file, not a folder"),
+        (["output_dir=/proc/s"], "output_dir: '/proc/s'; cannot be"),
+        (["output_dir=link"], "output_dir: 'link'; is a symbolic link"),
+    ],
+)
+def test_search_that_cannot_write_is_refused_at_its_start(
+    tmp_path, capsys, monkeypatch, more, part
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.setattr(module, "_search", lambda *_: ExitCode.OK)
+    assert main(["tune", "sweep=beta_lr", *more]) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert part in error
+    assert error.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["file", "link"]
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        (
+            [f"sweep.space.seed={{type:int,low:0,high:1{'0' * 400}}}"],
+            "must be between -1e300 and 1e300",
+        ),
         (["sweep.space.selection.beta.low=2"], "sweep.space.selection.beta.low: 2.0; must be at"),
         (["sweep.space.selection.beta.low=-1"], "selection.beta.low: -1.0; must be above 0 with"),
         (["sweep.space.selection.beta.hihg=2"], "selection.beta.hihg: unknown field; did you mean"),
