@@ -264,7 +264,7 @@ def log_round(
         "arm": arm,
         "round": report.round,
         "num_prompts": len(batch.prompts),
-        "num_candidates": int((np.asarray(collected.completions.lengths) > 0).sum()),
+        "num_candidates": int(samples.is_drawn(collected.completions).sum()),
         "num_scored": int(scored.sum()),
         "num_accepted": int(accepted.sum()),
         "num_prompts_without": int((~accepted.any(axis=1)).sum()),

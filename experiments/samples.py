@@ -51,9 +51,14 @@ def completion_texts(completions: Completions, tokenizer: Tokenizer) -> list[lis
     return [tokenizer.decode_batch(rows) for rows in completion_tokens(completions)]
 
 
+def is_drawn(completions: Completions) -> np.ndarray:
+    """`[P, N]` whether there is a candidate; early stop leaves empty what it does not draw."""
+    return (np.asarray(completions.lengths) > 0) | np.asarray(completions.failed)
+
+
 def only_drawn(rows: dict[str, list[Any]], completions: Completions) -> dict[str, list[Any]]:
-    """The rows of the candidates that were drawn; those that were not are empty."""
-    drawn = np.asarray(completions.lengths).ravel() > 0
+    """The rows of the candidates that there are."""
+    drawn = is_drawn(completions).ravel()
     if drawn.all():
         return rows
     return {name: [v for v, there in zip(values, drawn) if there] for name, values in rows.items()}

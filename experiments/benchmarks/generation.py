@@ -175,9 +175,11 @@ def fixed(bench: Bench, prompts: int, candidates: int, arguments: argparse.Names
     formula = memory(bench, rows, prompts, arguments)
     figures["drawing_formula_gib"] = round((formula.total - formula.weights) / 2**30, 2)
     figures["weights_gib"] = round(formula.weights / 2**30, 2)
-    limit = step_limit(bench, min(rows, 64), arguments.prompt_tokens + arguments.new_tokens)
-    share = figures["tokens_per_second"] * limit / min(rows, 64)
-    return {"prompts": prompts, "rows": rows} | figures | {"of_limit": round(share, 2)}
+    busy = min(rows, 64)
+    work = step_work(bench, busy, arguments.prompt_tokens + arguments.new_tokens)
+    can = machine(bench.dtype)
+    share = figures["tokens_per_second"] / limit(busy, work, can)
+    return {"prompts": prompts, "rows": rows} | figures | work | can | {"of_limit": round(share, 2)}
 
 
 def many(bench: Bench, arguments: argparse.Namespace) -> dict:
@@ -342,8 +344,8 @@ def compile_times(arguments: argparse.Namespace) -> dict:
 
 
 @functools.cache
-def machine(dtype: str) -> tuple[float, float]:
-    """Measured bytes and multiply-adds x 2 a second, both with every core."""
+def machine(dtype: str) -> dict[str, float]:
+    """Measured GB and GFLOP a second, both with every core."""
     import jax
     import jax.numpy as jnp
 
@@ -359,25 +361,32 @@ def machine(dtype: str) -> tuple[float, float]:
     size = 2048
     a = jnp.ones((size, size), dtype)
     product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    flops = 2 * size**3 / best(product, a, a)
     x = jnp.ones((2**16, 2**11), jnp.float32)
-    return x.nbytes / best(jax.jit(lambda x: x.sum(axis=1)), x), flops
+    return {
+        "gb_per_second": round(x.nbytes / best(jax.jit(lambda x: x.sum(axis=1)), x) / 1e9, 1),
+        "gflop_per_second": round(2 * size**3 / best(product, a, a) / 1e9, 1),
+    }
 
 
-def step_limit(bench: Bench, rows: int, length: int) -> float:
-    """Seconds that a decoding step takes at least."""
+def step_work(bench: Bench, rows: int, length: int) -> dict[str, float]:
+    """GB that a decoding step reads, weights and cache, and GFLOP that it computes."""
     import jax
 
     from rsft_jax.models import cache_fn
 
-    bandwidth, flops = machine(bench.dtype)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(bench.params))
     cache = jax.eval_shape(lambda: cache_fn(bench.model)(rows, length))
     read = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
     numbers = sum(leaf.size for leaf in jax.tree.leaves(bench.params))
     c = bench.model.config
-    work = 2 * numbers + 4 * c.num_layers * c.num_heads * c.head_dim * length
-    return max((weights + read) / bandwidth, rows * work / flops)
+    each = 2 * numbers + 4 * c.num_layers * c.num_heads * c.head_dim * length
+    return {"step_gb": round((weights + read) / 1e9, 4), "step_gflop": round(rows * each / 1e9, 4)}
+
+
+def limit(rows: int, work: dict[str, float], can: dict[str, float]) -> float:
+    """Tokens a second if a step took no longer than its reading, or its arithmetic."""
+    reading = work["step_gb"] / can["gb_per_second"]
+    return rows / max(reading, work["step_gflop"] / can["gflop_per_second"])
 
 
 def memory(bench: Bench, rows: int, prompts: int, arguments: argparse.Namespace) -> Any:
@@ -430,8 +439,12 @@ def picture(path: str, arguments: argparse.Namespace) -> None:
             known.get((dtype, rows)) or run_case(f"rows {rows}", dtype, arguments) for rows in _ROWS
         ]
         rates = [figures["tokens_per_second"] for figures in found]
-        # As each case measured it in its own process: one look at the machine varies by half.
-        limits = [figures["tokens_per_second"] / figures["of_limit"] for figures in found]
+        # One look at the machine varies by half: the median of those that the cases took.
+        can = {
+            name: statistics.median(figures[name] for figures in found)
+            for name in ("gb_per_second", "gflop_per_second")
+        }
+        limits = [limit(rows, figures, can) for rows, figures in zip(_ROWS, found)]
         axes.plot(_ROWS, rates, "o-", color=color, label=f"{dtype}, measured")
         axes.plot(_ROWS, limits, "--", color=color, alpha=0.7, label=f"{dtype}, limit")
         for rows, rate in zip(_ROWS, rates):

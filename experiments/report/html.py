@@ -163,6 +163,7 @@ def _steps(run: Run) -> list[Step]:
         return math.fsum(number(e, key) for e in rounds)
 
     each = run.setting("sampling.num_candidates")
+    up_to = "up to " if run.setting("sampling.early_stop") else ""
     scored, accepted = total("num_scored"), total("num_accepted")
     unscored = total("num_candidates") - scored
     return [
@@ -170,7 +171,7 @@ def _steps(run: Run) -> list[Step]:
         Step(
             "generation",
             text.number(total("num_candidates"), 0),
-            f"candidates, {each} each" if each else "candidates",
+            f"candidates, {up_to}{each} each" if each else "candidates",
         ),
         Step(
             "rewards",

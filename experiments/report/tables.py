@@ -160,6 +160,7 @@ def speed_table(run: Run) -> Table | None:
                 text.number(made, 0),
                 "shared" if shared else text.number(_per(made, number(seconds, "generate")), 0),
                 _slot_use(event),
+                _saved(event),
                 text.number(trained, 0),
                 text.number(_per(trained, number(seconds, "train")), 0),
                 text.duration(total),
@@ -167,15 +168,22 @@ def speed_table(run: Run) -> Table | None:
         )
     if not rows:
         return None
-    return Table(
-        "speed",
+    names = ("round", "arm", "tokens generated", "per second", "slots in use", "tokens saved",
+             "tokens trained", "per second", "time of all stages")  # fmt: skip
+    about = (
         "Compilation is in the time of the first round. Shared: the candidates are those that the "
-        "policy drew in the same round, both being the untrained model.",
-        ("round", "arm", "tokens generated", "per second", "slots in use", "tokens trained",
-         "per second", "time of all stages"),
-        tuple(rows),
-        num_labels=2,
-    )  # fmt: skip
+        "policy drew in the same round, both being the untrained model."
+    )
+    saved = names.index("tokens saved")
+    if any(row[saved] for row in rows):
+        about += (
+            " Tokens saved: about how many more it would have been to draw every candidate, "
+            "without early stop."
+        )
+    else:
+        names = names[:saved] + names[saved + 1 :]
+        rows = [row[:saved] + row[saved + 1 :] for row in rows]
+    return Table("speed", about, names, tuple(rows), num_labels=2)
 
 
 def reasons_table(run: Run) -> Table | None:
@@ -342,6 +350,15 @@ def _slot_use(event: Event) -> str:
         return ""
     use = number(drawing, "slot_use")
     return f"{use:.0%}" if math.isfinite(use) else ""
+
+
+def _saved(event: Event) -> str:
+    """Tokens that early stop saved and their share of all; nothing without it."""
+    drawing = event.get("generation")
+    if not isinstance(drawing, Mapping) or "tokens_saved" not in drawing:
+        return ""
+    saved, drawn = number(drawing, "tokens_saved"), number(drawing, "tokens")
+    return f"{text.number(saved, 0)} ({text.percent(saved / (saved + drawn), 0)})"
 
 
 def _per(amount: float, seconds: float) -> float:

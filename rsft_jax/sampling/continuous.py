@@ -125,10 +125,13 @@ def _sample_blocks(
     budget = num_samples * max_attempts
     propose_key, accept_key = jax.random.split(unrolled_key(key))
 
+    def draw(start, key):
+        number = (start + jnp.arange(block, dtype=jnp.int32)).astype(jnp.uint32)
+        return jax.vmap(lambda i: propose(numbered_key(key, i)))(number)
+
     def attempt(start):
         index = start + jnp.arange(block, dtype=jnp.int32)
-        number = index.astype(jnp.uint32)
-        x = jax.vmap(lambda i: propose(numbered_key(propose_key, i)))(number)
+        x = _in_memory(draw, start, propose_key)
         excess = _excess(jax.vmap(log_ratio)(x), log_envelope)
         log_u = log_uniform(_bits(accept_key, index)).astype(excess.dtype)
         return x, excess, (log_u < excess) & (index < budget)
@@ -209,6 +212,23 @@ def _sample_lanes(
         lambda s: (s[0] < max_attempts) & ~s[1].all(), try_all, state
     )
     return _result(x, excess, accepted, count)
+
+
+def _in_memory(function: Callable[[Array, PRNGKey], Any], start: Array, key: PRNGKey) -> Any:
+    """`function(start, key)` for an integer `start` >= 0, each of its numbers computed once.
+
+    XLA:CPU fuses what draws the proposals into everything that reads them, and so draws them anew,
+    on one core, for each element that is packed. The results of a loop are written to memory; this
+    one takes a single turn, which the compiler cannot know.
+    """
+    shapes = jax.eval_shape(function, start, key)
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    _, result = jax.lax.while_loop(
+        lambda state: state[0] <= jnp.minimum(start, 0),
+        lambda state: (state[0] + 1, function(start, key)),
+        vary_like((jnp.int32(0), empty), start, key),
+    )
+    return result
 
 
 def _excess(log_ratio: Array, log_envelope: Numeric) -> Array:

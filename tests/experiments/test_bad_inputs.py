@@ -47,6 +47,7 @@ TINY = ["control=false", "rounds.num_rounds=1", "evaluation.num_prompts=1",
         "evaluation.num_candidates=1", "sampling.max_new_tokens=4"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_rows_with_broken_text_are_skipped_by_name_and_the_others_are_used(
     capsys, caplog, monkeypatch
 ):

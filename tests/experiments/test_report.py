@@ -287,6 +287,27 @@ def test_candidates_that_two_arms_share_have_no_speed_of_their_own(tmp_path):
     assert [row[3] == "shared" for row in table.rows] == [False, True]
 
 
+def test_tokens_that_early_stop_saved_are_shown_where_it_stopped(tmp_path):
+    folder = write_synthetic_run(tmp_path, rounds=2, num_prompts=8)
+    table = speed_table(load_run(folder))
+    assert table is not None
+    assert "tokens saved" not in table.columns
+    path = folder / "metrics.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    for event in events:
+        if event["event"] == "round" and event["round"] == 2 and event["arm"] == "policy":
+            event["generation"] = {"tokens": 300, "slot_use": 0.5, "tokens_saved": 100}
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    table = speed_table(load_run(folder))
+    assert table is not None
+    place = table.columns.index("tokens saved")
+    assert {row[:2]: row[place] for row in table.rows if row[place]} == {
+        ("2", "policy"): "100 (25 %)"
+    }
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert "without early stop" in table.caption
+
+
 def test_run_without_control_has_no_control_anywhere(tmp_path):
     page = _page(write_synthetic_run(tmp_path, control=False, rounds=2, num_prompts=8))
     assert page.figures == LANGUAGE_FIGURES

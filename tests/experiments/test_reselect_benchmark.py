@@ -2,12 +2,15 @@
 
 import io
 
+import pytest
+
 from rsft_jax.experiments.benchmarks.reselect import BETAS, measure
 from rsft_jax.experiments.config import load_config
 from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.task import make_task
 
 
+@pytest.mark.slow
 def test_twelve_betas_over_one_store_select_what_twelve_runs_select(tmp_path):
     config = load_config(
         ["experiment=smoke", "rounds.prompts_per_round=12", "sampling.max_new_tokens=8", "seed=4"]

@@ -34,6 +34,7 @@ OPTIONS = [
 
 
 @pytest.mark.multi_device
+@pytest.mark.slow
 def test_run_packs_clips_replays_and_restarts_on_eight_devices(tmp_path):
     with open_run_folder(tmp_path / "run", load_config(OPTIONS), resume=False) as folder:
         assert language.run_language(load_config(OPTIONS), folder) == ExitCode.OK

@@ -288,6 +288,7 @@ def rounds(folder, last):
     return digest.hexdigest()
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path):
     straight = rounds(tmp_path / "straight", 2)
     first = rounds(tmp_path / "resumed", 1)
