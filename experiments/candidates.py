@@ -20,6 +20,11 @@ from rsft_jax.data import Prompt, read_prompts
 from rsft_jax.experiments.errors import ConfigError, shown
 from rsft_jax.rollouts import Rollouts, RolloutStore, read_rollouts
 
+ENDED_EARLY = (
+    "note: drawn with sampling.early_stop, so that a prompt's candidates end with its last "
+    "accepted one: rates, and rules other than that of the run, are off"
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:

@@ -38,6 +38,9 @@ from rsft_jax.experiments.structure import build, nearest, to_dict
 MAX_SWEEP_JOBS = 1000
 _CODE = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 _CONFIG_MODULE = "rsft_jax.configs"
+_FIRST_OPTIONS = {
+    "sampling": "default", "training": "default", "evaluation": "default", "mesh": "single",
+}  # fmt: skip
 _MAX_YAML_BYTES = 1_000_000
 _MAX_YAML_DEPTH = 20
 # 1.4 warns when it is given and 1.3 when it is not.
@@ -298,10 +301,26 @@ def read_config(path: Path) -> RunConfig:
     if not isinstance(data, DictConfig):
         raise ConfigError(f"{path}: is not a mapping of settings")
     try:
-        config = from_dict(_resolve(OmegaConf.to_container(data, resolve=False)))
+        stored = _resolve(OmegaConf.to_container(data, resolve=False))
+        config = from_dict(_with_new_settings(stored))
         return dataclasses.replace(config, allow_packages=())  # a record, and no permission
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _with_new_settings(stored: Any) -> Any:
+    """Settings that a group has got since they were stored, as its first file gives them.
+
+    What is new is off there, so that a run goes on, repeats and exports as it was.
+    """
+    if not isinstance(stored, dict) or stored.get("kind") != "language":
+        return stored
+    for group, option in _FIRST_OPTIONS.items():
+        if isinstance(stored.get(group), dict):
+            text = (resources.files(_CONFIG_MODULE) / group / f"{option}.yaml").read_text()
+            first = {k: v for k, v in yaml.safe_load(text).items() if k != "defaults"}
+            stored = {**stored, group: {**first, **stored[group]}}
+    return stored
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:

@@ -43,7 +43,7 @@ def make_early_stop(config: LanguageConfig) -> EarlyStop | None:
     """When drawing for a prompt ends; None where all candidates are drawn.
 
     Raises:
-      ConfigError: the rule must see all candidates of a prompt, or has no budget.
+      ConfigError: a rule of one's own must see all candidates of a prompt.
     """
     if not config.sampling.early_stop:
         return None
@@ -51,9 +51,8 @@ def make_early_stop(config: LanguageConfig) -> EarlyStop | None:
     budget = build.budget_of(config.selection)
     if budget is None or not rule.separable or rule.needs - {"log_proposal"}:
         raise ConfigError(
-            f"sampling.early_stop: true; with selection.rule: {config.selection.rule} it needs a "
-            "selection.budget, and a rule that judges each candidate by itself: threshold, or "
-            "statistical_rejection with a max_reward"
+            "sampling.early_stop: true; the rule of selection.function must be separable, that is "
+            "judge each candidate by itself, and need nothing but its log_proposal"
         )
     return EarlyStop(chain(rule), budget)
 
@@ -64,19 +63,22 @@ class Stopped(NamedTuple):
     Attributes:
       collected: candidates and verdict, `[P, N]`; what was not drawn is empty and invalid.
       scores: of the candidates.
-      rates: `[P]` unbiased estimates of the rule's acceptance rate.
+      rates: `[P]` unbiased estimates of the rule's acceptance rate, its budget aside.
+      always: so many first candidates are drawn for each prompt whatever their rewards: they are a
+        fair sample of what is proposed, which all that are drawn are not.
     """
 
     collected: Collected
     scores: samples.Scores
     rates: np.ndarray
+    always: int
 
 
 class Memo:
     """The terms of a round's rewards by prompt and tokens, so that nothing is scored twice.
 
-    Each candidate is scored for itself: a reward that compares the candidates of a prompt with
-    each other sees one at a time.
+    Each candidate is scored for itself, as it ends: a reward that compares the candidates of a
+    prompt with each other cannot be used with early stop.
     """
 
     def __init__(self, task: Task, batch: PromptBatch):
@@ -160,7 +162,7 @@ def collect_until_accepted(
     candidates = as_candidates(completions, jnp.asarray(scores.reward, jnp.float32))
     selection = rule.select(select_key, candidates)
     rates = stopped_rate((verdicts & counts).sum(axis=1), tried, enough, early.wanted)
-    return Stopped(Collected(completions, candidates, selection), scores, rates)
+    return Stopped(Collected(completions, candidates, selection), scores, rates, early.wanted)
 
 
 def tokens_saved(completions: Completions, drawn_tokens: int) -> int:

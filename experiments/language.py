@@ -1,8 +1,9 @@
 """Rejection sampling fine-tuning of a language model, with a random control beside it.
 
 Two arms are tuned, from the same policy, on the same prompts and with the same keys: one on what
-the rule selects, one on as many samples chosen by coin. Each round both draw, score, select and
-improve (`rsft_jax.rounds`), are evaluated on held-out prompts, and are checkpointed together.
+the rule selects, one on as many samples whatever their rewards. Each round both draw, score,
+select and improve (`rsft_jax.rounds`), are evaluated on held-out prompts, and are checkpointed
+together.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from rsft_jax.experiments.console import Console
 from rsft_jax.experiments.draws import KeptDraws, PolicyNames, source_of
 from rsft_jax.experiments.early import (
     EarlyStop,
+    Stopped,
     collect_until_accepted,
     make_early_stop,
     tokens_saved,
@@ -35,7 +37,7 @@ from rsft_jax.experiments.task import Evaluated, PromptBatch, Task, acceptance, 
 from rsft_jax.generation import Completions
 from rsft_jax.rollouts import RolloutStore, write_rollouts
 from rsft_jax.rounds import Collected, RoundReport, run_rounds, run_rounds_with
-from rsft_jax.sampling import RateInterval, acceptance_rate, effective_sample_size
+from rsft_jax.sampling import acceptance_rate, effective_sample_size
 from rsft_jax.selection import SelectionRule, first_control, random_control
 from rsft_jax.sharding import replicate
 from rsft_jax.training import CheckpointError, Checkpoints, TrainState
@@ -88,14 +90,14 @@ class ArmRound(NamedTuple):
       scores: of its candidates.
       identity: where they come from, as columns of a rollout file.
       drawing: figures of drawing them; None if they were drawn before.
-      rates: `[P]` estimates of each prompt's acceptance rate, where drawing stopped early.
+      stopped: what is known where drawing stopped early; None where all was drawn.
     """
 
     report: RoundReport
     scores: samples.Scores
     identity: Mapping[str, list[Any]]
     drawing: Mapping[str, Any] | None
-    rates: np.ndarray | None
+    stopped: Stopped | None
 
 
 def rounds_of_arms(
@@ -114,7 +116,7 @@ def rounds_of_arms(
     """
     seen: dict[str, tuple[samples.Scores, Mapping[str, list[Any]]]] = {}
     drawing: dict[str, Mapping[str, Any]] = {}
-    rates: dict[str, np.ndarray] = {}
+    stopped: dict[str, Stopped] = {}
     kept = KeptDraws(store, task.tokenizer, task.sampling.max_new_tokens)
     names = PolicyNames(task)
     num = task.config.sampling.num_candidates
@@ -194,7 +196,7 @@ def rounds_of_arms(
                 ),
             )  # fmt: skip
             columns = {**identity, "reward_version": [version] * found.scores.reward.size}
-            seen[arm], rates[arm] = (found.scores, columns), found.rates
+            seen[arm], stopped[arm] = (found.scores, columns), found
             return found.collected
 
         shared = {
@@ -213,7 +215,7 @@ def rounds_of_arms(
     for _ in range(done, task.config.rounds.num_rounds):
         reports = {arm: next(generator) for arm, generator in generators.items()}
         yield {
-            arm: ArmRound(report, *seen[arm], drawing.get(arm), rates.get(arm))
+            arm: ArmRound(report, *seen[arm], drawing.get(arm), stopped.get(arm))
             for arm, report in reports.items()
         }
 
@@ -257,23 +259,27 @@ def log_round(
         RolloutStore(folder.rollouts).append(rows, name=name)
     accepted = np.asarray(collected.selection.accepted)
     scored = np.isfinite(scores.reward)
-    rate = _rate(task, accepted, scored, made.rates)
+    drawn = samples.is_drawn(collected.completions)
+    # What was not drawn had no place left in the budget: it counts as what was not accepted.
+    rate = acceptance_rate(int(accepted.sum()), accepted.size - int((drawn & ~scored).sum()))
+    fair = slice(None) if made.stopped is None else slice(made.stopped.always)
     weights = np.asarray(collected.weights)[accepted]
     event = {
         "event": "round",
         "arm": arm,
         "round": report.round,
         "num_prompts": len(batch.prompts),
-        "num_candidates": int(samples.is_drawn(collected.completions).sum()),
+        "num_candidates": int(drawn.sum()),
         "num_scored": int(scored.sum()),
         "num_accepted": int(accepted.sum()),
         "num_prompts_without": int((~accepted.any(axis=1)).sum()),
         "acceptance_rate": float(rate.estimate),
         "acceptance_low": float(rate.low),
         "acceptance_high": float(rate.high),
-        "reward_proposed": float(np.nanmean(scores.reward)) if scored.any() else None,
+        **_rule_rate(task, made.stopped),
+        "reward_proposed": _mean(scores.reward[:, fair].ravel()),
         "reward_accepted": _mean(scores.reward[accepted]),
-        "judge_proposed": _mean(scores.judge.ravel()),
+        "judge_proposed": _mean(scores.judge[:, fair].ravel()),
         "judge_accepted": _mean(scores.judge[accepted]),
         "ess": float(effective_sample_size(np.log(weights))) if weights.size else 0.0,
         "generated_tokens": int(np.asarray(collected.completions.lengths).sum()),
@@ -287,15 +293,14 @@ def log_round(
     return event
 
 
-def _rate(
-    task: Task, accepted: np.ndarray, scored: np.ndarray, rates: np.ndarray | None
-) -> RateInterval:
-    """The acceptance rate of a round and its interval; over prompts where drawing stopped early."""
-    if rates is None:
-        return acceptance_rate(int(accepted.sum()), int(scored.sum()))
+def _rule_rate(task: Task, stopped: Stopped | None) -> dict[str, float]:
+    """The rate of the rule without its budget, with its interval over prompts."""
+    if stopped is None:
+        return {}
     settings = task.config.evaluation
-    found = samples.mean_interval(rates[:, None], settings.confidence, settings.bootstrap_samples)
-    return RateInterval(estimate=found.mean, low=found.low, high=found.high)
+    rates = stopped.rates[:, None]
+    found = samples.mean_interval(rates, settings.confidence, settings.bootstrap_samples)
+    return {"rule_rate": found.mean, "rule_rate_low": found.low, "rule_rate_high": found.high}
 
 
 def log_evaluation(

@@ -1,5 +1,6 @@
 """Training on candidates that are there already: offline rejection sampling fine-tuning."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from rsft_jax.data import Prompt
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.experiments import build
 from rsft_jax.experiments.candidates import Group, read_candidates
+from rsft_jax.experiments.config import read_config
 from rsft_jax.experiments.errors import ConfigError, shown
 from rsft_jax.experiments.ranges import validate_selection
 from rsft_jax.experiments.samples import Scores
@@ -25,10 +27,12 @@ class Offer:
     Attributes:
       prompts: P prompts.
       group: their candidates.
+      ended_early: whether they are those of a run with early stop.
     """
 
     prompts: list[Prompt]
     group: Group
+    ended_early: bool = False
 
     def encode(self, tokenizer: Tokenizer, max_new_tokens: int) -> "Offered":
         """Makes tokens of the completions.
@@ -126,7 +130,15 @@ def read_offer(config: LanguageConfig) -> Offer:
                 f"candidates: {shown(config.candidates)}; its prompt {shown(name)} is not among "
                 "those of data.path; give the prompts that they were drawn for"
             )
-    return Offer([known[name] for name in group.prompt_ids], group)
+    return Offer([known[name] for name in group.prompt_ids], group, _ended_early(config))
+
+
+def _ended_early(config: LanguageConfig) -> bool:
+    path = Path(str(config.candidates)) / "config.yaml"
+    with contextlib.suppress(ConfigError):
+        run = read_config(path) if path.is_file() else None
+        return isinstance(run, LanguageConfig) and run.sampling.early_stop
+    return False
 
 
 def _same(tokenizer: Tokenizer, group: Group, i: int, j: int) -> bool:

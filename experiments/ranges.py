@@ -121,6 +121,8 @@ def _validate_language(config: LanguageConfig) -> None:
 
     validate_reward(config.reward)
     validate_selection(config.selection, sampling.num_candidates)
+    if sampling.early_stop:
+        _validate_early_stop(config.selection)
     _validate_training(config.training)
     _validate_mesh(config.mesh)
     if config.mesh.distributed and config.output_dir is None:
@@ -186,6 +188,24 @@ def validate_selection(selection: SelectionConfig, num_candidates: int) -> None:
         bound = selection.max_reward
         _check(
             bound is None or math.isfinite(bound), "selection.max_reward", bound, "finite, or null"
+        )
+
+
+def _validate_early_stop(selection: SelectionConfig) -> None:
+    """Checks what can be told of a rule by its settings; of one's own rule, its budget."""
+    fits = isinstance(selection, Threshold | OwnRule) or (
+        isinstance(selection, StatisticalRejection) and selection.max_reward is not None
+    )
+    if not fits:
+        raise ConfigError(
+            f"sampling.early_stop: true; selection.rule: {selection.rule} must see all candidates "
+            "of a prompt; those that judge each by itself are threshold and statistical_rejection "
+            "with a selection.max_reward"
+        )
+    if selection.budget is None:
+        raise ConfigError(
+            "sampling.early_stop: true; needs selection.budget, the number of accepted candidates "
+            "that is enough for a prompt"
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from rsft_jax import rounds
 from rsft_jax.experiments import build, ranges, schema
 from rsft_jax.experiments.arguments import Parser
-from rsft_jax.experiments.candidates import Group, read_candidates
+from rsft_jax.experiments.candidates import ENDED_EARLY, Group, read_candidates
 from rsft_jax.experiments.config import (
     allowed_packages,
     compose,
@@ -157,10 +157,7 @@ def command(arguments: list[str]) -> int:
     for problem in problems:
         console.say(f"left out: {problem}")
     if run is not None and run.sampling.early_stop:
-        console.say(
-            "note: drawn with sampling.early_stop, so that a prompt's candidates end with its last "
-            "accepted one: rates, and rules other than that of the run, are off"
-        )
+        console.say(ENDED_EARLY)
     most = max(group.valid.shape[1] for group in groups)
     rows = []
     for selection, seed in settings:
@@ -189,6 +186,8 @@ def rescore_command(arguments: list[str]) -> int:
     overrides, allowed = _split_allowed(parsed.overrides)
     reward = _reward(overrides, parsed.config_dir, run)
     console = Console()
+    if run is not None and run.sampling.early_stop:
+        console.say(ENDED_EARLY)
     path, rows, problems = rescore(parsed.folder, reward, run, allowed)
     for problem in problems:
         console.say(f"left out: {problem}")

@@ -25,6 +25,7 @@ from rsft_jax.data.batches import (
 )
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.experiments import build, samples
+from rsft_jax.experiments.candidates import ENDED_EARLY
 from rsft_jax.experiments.console import Advance, Console
 from rsft_jax.experiments.errors import ConfigError
 from rsft_jax.experiments.offline import Offered, read_offer
@@ -507,6 +508,8 @@ def make_task(config: LanguageConfig, console: Console) -> Task:
     reward = build.make_reward(config.reward, config.allow_packages)
     judge = build.make_judge(config.reward)
     offer = None if config.candidates is None else read_offer(config)
+    if offer is not None and offer.ended_early:
+        console.say(ENDED_EARLY)
     train = offer.prompts if offer else build.load_prompt_split(config.data, heldout=False)
     heldout = build.load_prompt_split(config.data, heldout=True)
     start = time.monotonic()

@@ -222,10 +222,10 @@ def _sentence_base(c: Comparison, confidence: float) -> str:
 def _sentence_control(c: Comparison, confidence: float) -> str:
     effect = f"{text.signed(c.mean)} ({_range(c, confidence)})"
     return {
-        "above": f"It beats the random control, trained on samples picked by coin, by {effect}.",
-        "below": "It falls behind the random control, trained on samples picked by coin: "
+        "above": f"It beats the random control, trained on samples picked blindly, by {effect}.",
+        "below": "It falls behind the random control, trained on samples picked blindly: "
         f"{effect}.",
-        "undecided": "Whether it beats the random control, trained on samples picked by coin, is "
+        "undecided": "Whether it beats the random control, trained on samples picked blindly, is "
         f"undecided: {effect}.",
     }[c.verdict]
 

@@ -119,8 +119,9 @@ def acceptance(run: Run) -> Plot | None:
     return Plot(
         "acceptance",
         "Acceptance rate by round",
-        "Share of scored candidates that selection kept for training, with the interval of the "
-        "rate. The control keeps as many as the rule would of its own candidates, by coin.",
+        "Share of the candidates (with early stop, of those that it spares too) that selection "
+        "kept for training, with the interval of the rate. The control keeps as many as the rule "
+        "would of its own candidates, whatever their rewards.",
         f"Acceptance rate by round. {_described(lines, 'acceptance_rate')}",
         figure,
         _rows(lines, "acceptance_rate", "acceptance_low", "acceptance_high"),

@@ -241,7 +241,9 @@ def _summary(run: Run, folder: Path, name: str) -> Summary:
 
 
 def _language_figures(run: Run) -> dict[str, Any]:
-    rewards = first_rewards(run, "policy")
+    # Those that early stop has left are no fair sample to predict from.
+    early = run.setting("sampling.early_stop")
+    rewards = None if early else first_rewards(run, "policy")
     selection = run.config.get("selection")
     rule = selection if isinstance(selection, Mapping) else {}
     pairs = [c for c in compare(run) if (c.score, c.second) == ("reward", "control")]

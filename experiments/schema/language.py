@@ -57,7 +57,7 @@ class LanguageConfig(Run):
     """Rejection sampling fine-tuning of a language model.
 
     Attributes:
-      control: train a second policy on samples accepted by coin, as many as the rule accepts.
+      control: train a second policy on as many samples as the rule accepts, whatever their rewards.
       store: a folder in which candidates are looked up before any is drawn, and kept; several runs
         may share it. null keeps them in output_dir/draws.
       candidates: train on the candidates that are there and draw none: the folder of a run, a

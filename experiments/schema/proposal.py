@@ -58,7 +58,8 @@ class SamplingConfig:
         as in CTRL; 1 is off.
       stop_strings: texts that end a completion, beside the policy's stop tokens.
       early_stop: draw no more for a prompt once selection.budget of its candidates are accepted;
-        num_candidates is then the most that are drawn. What is accepted is the same.
+        num_candidates is then the most that are drawn. What is accepted is the same, unless a
+        reward of your own compares the candidates of a prompt: it is given one at a time.
     """
 
     num_candidates: int

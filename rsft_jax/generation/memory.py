@@ -18,7 +18,8 @@ class GenerationMemory(NamedTuple):
       weights: the parameters, and what `prepare` makes of them.
       cache: one cache for the slots; it is updated in place.
       prompts: the cache of the prompts that are prefilled at once.
-      logits: the logits of one step, `[B, V]`; what is drawn from them is fused into few passes.
+      logits: the logits of one step, `[B, V]`, or `[B, T_p + T, V]` of a policy without a cache;
+        what is drawn from them is fused into few passes.
     """
 
     weights: int
@@ -88,7 +89,8 @@ def generation_memory(
         weights=_bytes(params) + made,
         cache=_bytes(cache),
         prompts=_bytes(prompts),
-        logits=_bytes(logits),
+        # Without a cache a step goes over whole sequences, and makes logits at every place.
+        logits=_bytes(logits) * (1 if init_cache else prompt_length + max_new_tokens),
     )
 
 

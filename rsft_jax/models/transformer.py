@@ -186,9 +186,9 @@ _product.defvjp(_product_forward, _product_backward)
 def _head_product(x: Array, head: Array) -> Array:
     """`x @ head^T` of `[..., D]` and `[V, D]`, in float32 or wider, of which logits are made.
 
-    Its gradient is rounded to the dtype of the operands before it is multiplied, as that of every
-    other product is. JAX's own rule widens the operands to it, and both backward products of the
-    head, the largest of a half-precision model, then run in float32.
+    In bfloat16 its gradient is rounded before it is multiplied, as that of every other product is.
+    JAX's own rule widens the operands to it, and both backward products of the head, the largest
+    of such a model, then run in float32.
     """
     # As a product of two matrices: with more axes XLA:CPU writes out the head transposed.
     rows = x.reshape(-1, x.shape[-1])
@@ -202,10 +202,12 @@ def _head_product_forward(x: Array, head: Array) -> tuple[Array, tuple[Array, Ar
 
 def _head_product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, head = saved
-    dy = dy.astype(x.dtype)
-    dx = _dot(dy, head, (((dy.ndim - 1,), (0,)), ((), ()))).astype(x.dtype)
+    if x.dtype == jnp.bfloat16:  # float16 has no room for most gradients of logits
+        dy = dy.astype(x.dtype)
     rows = tuple(range(x.ndim - 1))
-    return dx, _dot(dy, x, ((rows, rows), ((), ()))).astype(head.dtype)
+    dx = _dot(dy, head.astype(dy.dtype), (((dy.ndim - 1,), (0,)), ((), ())))
+    dhead = _dot(dy, x.astype(dy.dtype), ((rows, rows), ((), ())))
+    return dx.astype(x.dtype), dhead.astype(head.dtype)
 
 
 _head_product.defvjp(_head_product_forward, _head_product_backward)

@@ -71,8 +71,9 @@ def first_control(rule: SelectionRule) -> SelectionRule:
     says nothing about it.
 
     Law (CONSISTENT): where `rule` accepts the same number m for every prompt, each accepted
-    candidate follows q exactly. Prompts for which the candidates ran out before get fewer
-    places, which is a tilt towards the prompts that the rule likes (not within a prompt).
+    candidate follows q exactly. Where the candidates run out before, the number hangs on the same
+    candidates, and the control is tilted like `random_control` of such a rule: with one candidate
+    and m = 1 it accepts what the rule does. The tilt fades as N grows.
 
     Args:
       rule: any rule.

@@ -345,3 +345,15 @@ def test_every_field_of_the_gaussian_experiment_is_stated_in_yaml():
 def test_build_refuses_an_integer_too_large_for_a_float():
     with pytest.raises(ConfigError, match=r"x: .* is too large"):
         build(float, 10**400, "x")
+
+
+def test_a_configuration_from_before_a_setting_has_it_switched_off(tmp_path):
+    config = load_config(["experiment=smoke", "sampling.temperature=0.7"])
+    save_config(config, tmp_path / "config.yaml")
+    lines = (tmp_path / "config.yaml").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "early_stop" not in line and "replay_fraction" not in line]
+    assert len(kept) == len(lines) - 2
+    (tmp_path / "config.yaml").write_text("".join(kept))
+    assert read_config(tmp_path / "config.yaml") == config
+    (tmp_path / "config.yaml").write_text("".join(k for k in kept if "temperature" not in k))
+    assert read_config(tmp_path / "config.yaml").sampling.temperature == 1.0

@@ -18,6 +18,7 @@ from rsft_jax.experiments.task import Task
 from rsft_jax.generation import Completions
 from rsft_jax.rewards import WeightedSum
 from rsft_jax.rollouts import read_rollouts
+from rsft_jax.selection import top_k
 
 # About one in four is accepted; two are wanted of at most eight.
 RUN = [
@@ -138,9 +139,16 @@ def test_figures_of_the_round(whole, stopped):
         accepted = rows["accepted"][np.array(rows["prompt_id"]) == prompt]
         enough = accepted.sum() == 2
         rates.append(1 / (accepted.size - 1) if enough else accepted.sum() / accepted.size)
-    assert first["acceptance_rate"] == pytest.approx(np.mean(rates))
-    assert first["acceptance_low"] <= first["acceptance_rate"] <= first["acceptance_high"]
-    assert "tokens_saved" not in every["generation"]
+    assert first["rule_rate"] == pytest.approx(np.mean(rates))
+    assert first["rule_rate_low"] <= first["rule_rate"] <= first["rule_rate_high"]
+    for name in ("acceptance_rate", "acceptance_low", "acceptance_high"):
+        assert first[name] == every[name]
+    # What is proposed is averaged over those that are drawn whatever their rewards.
+    all_rows = read_rollouts(whole.rollout_path(1, "policy"))
+    fair = [r for r, number in zip(all_rows["reward"], all_rows["candidate"]) if number < 2]
+    assert first["reward_proposed"] == pytest.approx(np.mean(fair))
+    assert not {"tokens_saved"} & set(every["generation"])
+    assert "rule_rate" not in every
 
 
 def test_stored_candidates_are_judged_first_and_drawn_only_where_they_are_not_enough(
@@ -166,19 +174,24 @@ def test_stored_candidates_are_judged_first_and_drawn_only_where_they_are_not_en
     assert asked == []
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(stopped, tmp_path, monkeypatch):
+def test_a_run_interrupted_after_drawing_goes_on_as_if_it_had_not_been(
+    stopped, asked, tmp_path, monkeypatch
+):
     folder, _ = stopped
-    real = language.save
+    real = Task.improve
 
-    def save(checkpoints, folder, task, round_, states):
-        real(checkpoints, folder, task, round_, states)
-        raise KeyboardInterrupt
+    def improve(self, *arguments, stage, **options):
+        if stage.startswith("round 2"):
+            raise KeyboardInterrupt
+        return real(self, *arguments, stage=stage, **options)
 
-    monkeypatch.setattr(language, "save", save)
+    monkeypatch.setattr(Task, "improve", improve)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", EARLY)
-    monkeypatch.setattr(language, "save", real)
+    assert len(asked) == 2  # both arms share the first round's
+    monkeypatch.setattr(Task, "improve", real)
     resumed = run(tmp_path / "run", EARLY, resume=True)
+    assert len(asked) == 3  # the control's second round; the policy's was kept
     for kind in ("evaluation", "round"):
         for arm in ("policy", "control"):
             ours, theirs = events(resumed, kind, arm), events(folder, kind, arm)
@@ -197,11 +210,21 @@ def test_no_completion_is_scored_twice(tmp_path, monkeypatch):
         scored.extend(zip(prompts, [tuple(row) for row in completions]))
         return real(self, prompts, completions)
 
+    made = []
+    whole = early.Memo.__init__
+
+    def memo(self, *arguments):
+        whole(self, *arguments)
+        made.append(self)
+
     monkeypatch.setattr(WeightedSum, "terms", terms)
+    monkeypatch.setattr(early.Memo, "__init__", memo)
     run(tmp_path / "run", EARLY, "rounds.num_rounds=1", "control=false")
     singles = [pair for pair in scored if len(pair[1]) == 1]
     rows = read_rollouts(tmp_path / "run" / "rollouts" / "round-001-policy.parquet")
     different = {(p, ids.tobytes()) for p, ids in zip(rows["prompt_id"], rows["tokens"])}
+    (memo_of_the_round,) = made
+    assert len(singles) == len(memo_of_the_round._terms)
     assert len(different) <= len(singles) <= 48  # some in flight are dropped at the end
     assert rows.num_rows > 20
 
@@ -221,9 +244,9 @@ def test_reselecting_a_stopped_run_gives_its_own_selection_and_warns(stopped, ca
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["selection.max_reward=null"], "selection.rule: statistical_rejection it needs a"),
-        (["selection.budget=null"], "it needs a selection.budget"),
-        (["selection=best_of_n"], "selection.rule: best_of_n it needs a selection.budget, and a"),
+        (["selection.max_reward=null"], "statistical_rejection must see all candidates"),
+        (["selection.budget=null"], "needs selection.budget, the number of accepted"),
+        (["selection=best_of_n"], "selection.rule: best_of_n must see all candidates of a prompt"),
         (["candidates=."], "nothing is drawn where candidates are given"),
         (["mesh.distributed=true", "output_dir=x"], "not with mesh.distributed=true"),
     ],
@@ -232,8 +255,22 @@ def test_what_cannot_stop_early_is_refused_before_anything_is_loaded(overrides, 
     given = overrides[0].partition("=")[0]
     settings = [s for s in EARLY if given != "selection" or not s.startswith("selection")]
     with pytest.raises(ConfigError, match=r"sampling\.early_stop: true; .*") as found:
-        early.make_early_stop(load_config(settings_with(settings, *overrides)))
+        load_config(settings_with(settings, *overrides))
     assert message in str(found.value)
+
+
+def test_a_rule_of_ones_own_must_be_separable(monkeypatch):
+    config = load_config(EARLY)
+    monkeypatch.setattr(early.build, "make_unlimited_rule", lambda *_: top_k(2))
+    with pytest.raises(ConfigError, match=r"sampling\.early_stop: true; the rule of .* separable"):
+        early.make_early_stop(config)
+
+
+def test_training_on_the_candidates_of_a_stopped_run_says_what_they_are(stopped, tmp_path, capsys):
+    folder, _ = stopped
+    one = ["control=false", "rounds.num_rounds=1"]
+    run(tmp_path / "run", RUN, f"candidates={folder.path}", *one)
+    assert "drawn with sampling.early_stop" in capsys.readouterr().out
 
 
 def test_tokens_saved_takes_the_mean_length_for_what_was_not_drawn():

@@ -301,6 +301,11 @@ def test_control_of_drawing_that_stops_draws_the_proposal(draws):
         return np.bincount(index[accepted], minlength=CELLS)
 
     assert_law(counts_of_control(first_control(threshold(0.0)), draws // 2), Q)
+    # Where the candidates run out it is only near, as its docstring says.
+    few = random.choice(CELLS, p=Q, size=(DEFAULT_DRAWS, 2))
+    candidates = Candidates(rewards=REWARD[few].astype(np.float32), valid=np.ones(few.shape, bool))
+    accepted = first_control(threshold(0.0)).select(jax.random.key(0), candidates).accepted
+    assert_rejects(np.bincount(few[np.asarray(accepted)], minlength=CELLS), Q)
     # By coin among those drawn, the last of which is always an accepted one, it is another law.
     assert_rejects(counts_of_control(random_control(threshold(0.0)), DEFAULT_DRAWS // 2), Q)
 
