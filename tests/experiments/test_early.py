@@ -161,6 +161,11 @@ def test_stored_candidates_are_judged_first_and_drawn_only_where_they_are_not_en
     again = run(tmp_path / "fewer", EARLY, *one, "selection.budget=1")
     assert asked == []
     assert events(again, "round", "policy")[0]["generation"] is None
+    rows = read_rollouts(again.rollout_path(1, "policy"))
+    for prompt in dict.fromkeys(rows["prompt_id"]):  # kept behind the first accepted one: not tried
+        accepted = rows["accepted"][np.array(rows["prompt_id"]) == prompt]
+        assert accepted.sum() == accepted[-1] or accepted.size == 8
+        assert accepted.sum() <= 1
     more = run(tmp_path / "more", EARLY, *one, "selection.budget=3")
     assert len(asked) == 1
     assert 0 < asked[0] < 6  # some prompts have used up their eight, and need no more
