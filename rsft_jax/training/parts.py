@@ -25,7 +25,8 @@ from rsft_jax.types import Array, Params, PRNGKey
 DEFAULT_REMAT = "layers"
 """Least memory, and on a CPU, where fresh memory costs as much as arithmetic, about as fast as any:
 for 8 x 256 tokens of a 135M model 7.1 s a step in float32 against 6.8 for "dots", 4.8 s in bfloat16
-(5.3 against 5.6 before both got faster), and 1.6 GiB of temporaries against 2.3 and 2.5 (`experiments/benchmarks/training.py`).
+(5.3 against 5.6 before both got faster), and 1.6 GiB of temporaries against 2.3 and 2.5
+(`experiments/benchmarks/training.py`).
 """
 
 
