@@ -21,6 +21,13 @@ class Parser(argparse.ArgumentParser):
             "-cd", "--config-dir", type=Path, metavar="DIR", help="folder with your own groups"
         )
 
+    def add_allow(self) -> None:
+        """Adds `--allow PACKAGE`, for commands that go on with the settings of a run."""
+        self.add_argument(
+            "--allow", action="append", default=[], metavar="PACKAGE",
+            help="your own package, where the run's settings name functions of it",
+        )  # fmt: skip
+
     def error(self, message: str) -> NoReturn:
         """Raises instead of printing the usage."""
         raise ConfigError(f"{self.prog.removeprefix('rsft ')}: {message}")

@@ -203,10 +203,7 @@ def _evaluate_command(arguments: list[str]) -> int:
     text = "score the tuned policy of a run again on held-out prompts"
     parser = Parser(prog="rsft evaluate", description=text)
     parser.add_argument("folder", type=Path, help="the output_dir of a run")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="PACKAGE",
-        help="your own package, where the run's settings name functions of it",
-    )  # fmt: skip
+    parser.add_allow()
     parsed = parser.parse_args(arguments)
     folder = existing_run(parsed.folder).path
     allowed = allowed_packages(parsed.allow)

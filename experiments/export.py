@@ -41,10 +41,7 @@ def command(arguments: list[str]) -> int:
         "--weights", choices=WEIGHTS,
         help="of the last step, or their moving average (default: the average, if there is one)",
     )  # fmt: skip
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="PACKAGE",
-        help="your own package, where the run's settings name functions of it",
-    )  # fmt: skip
+    parser.add_allow()
     parsed = parser.parse_args(arguments)
     folder = existing_run(parsed.folder).path
     if not check_folder(parsed.output, "--output"):

@@ -277,13 +277,8 @@ class Task:
                 rule=rule,
                 num_accepted=wanted,
                 max_candidates=num,
-                sampling=self.sampling,
-                init_cache=cache_fn(self.model),
-                prompt_ids=batch.places,
-                slots=self.config.sampling.batch_size,
-                max_length=self.model.config.max_length,
-                stop=self.stop,
                 on_progress=progress,
+                **self._drawing(batch),
             )
         check_completions(found.completions)
         if on_end is not None:
@@ -306,15 +301,21 @@ class Task:
                 params,
                 batch.tokens,
                 num_candidates=num,
-                sampling=self.sampling,
-                init_cache=cache_fn(self.model),
-                prompt_ids=batch.places,
-                slots=self.config.sampling.batch_size,
-                max_length=self.model.config.max_length,
-                stop=self.stop,
                 on_progress=progress,
+                **self._drawing(batch),
             )
         return completions, progress.last
+
+    def _drawing(self, batch: PromptBatch) -> dict[str, Any]:
+        """What every way to draw completions of these prompts is given."""
+        return {
+            "sampling": self.sampling,
+            "init_cache": cache_fn(self.model),
+            "prompt_ids": batch.places,
+            "slots": self.config.sampling.batch_size,
+            "max_length": self.model.config.max_length,
+            "stop": self.stop,
+        }
 
     @contextlib.contextmanager
     def _progress(self, stage: str, total: int, note: str) -> "Iterator[_Shown]":
