@@ -20,8 +20,6 @@ D model width, F feed-forward width, V vocabulary, L layers.
 
 References:
   Touvron et al. 2023, "LLaMA", https://arxiv.org/abs/2302.13971, section 2.2.
-  Su et al. 2021, "RoFormer", https://arxiv.org/abs/2104.09864, section 3.4.
-  Ainslie et al. 2023, "GQA", https://arxiv.org/abs/2305.13245, section 2.2.
 """
 
 import dataclasses
@@ -34,21 +32,22 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import unfreeze
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 
+from rsft_jax.models.attention import ATTENDED, cached_attention, causal_attention, rotate
+from rsft_jax.models.kept import kept
+from rsft_jax.models.products import head_product, product, wide_dtype
 from rsft_jax.types import Array, Cache, LogitsFn, Params
 
-# Large, finite and below every real score: a row whose keys are all masked (padding) then gives
-# a uniform softmax instead of NaN.
-_MASKED = -1e30
 _PRODUCT = "product"  # names the output of a product with weights, for `remat`
 
 REMAT = ("none", "dots", "layers")
 """What the backward pass computes again instead of keeping it for all layers at once.
 
 none    nothing: every activation is kept
-dots    all but the outputs of the products with weights: little arithmetic, much less memory
-layers  every layer, from its input: least memory, a second forward pass
+dots    all but the outputs of the products with weights and of attention: little arithmetic, much
+        less memory
+layers  every layer, from its input and the output of its attention: least memory, most of a
+        second forward pass
 """
 
 
@@ -75,6 +74,9 @@ class TransformerConfig:
       lora_dropout: part of each adapter's input that is zeroed, in [0, 1), the rest scaled up to
         the same mean; only where `apply` is given a random key, `rngs={"dropout": key}`.
       dtype: of activations and matrix products; parameters keep their own.
+      carried_dtype: in which a scan over layers holds the residual stream, which each layer rounds
+        to `dtype` all the same. By default `dtype`, but float32 for a half-precision model on a
+        CPU, where the stack of it would be converted; see `rsft_jax.models.kept`.
       cache_dtype: of the key-value cache. By default `dtype`, but float32 for a half-precision
         model on a CPU: XLA:CPU scatters half precision by way of float32, and would convert the
         whole cache there and back in every step (64 rows of a 135M model: 90 ms a step, not 72).
@@ -96,6 +98,7 @@ class TransformerConfig:
     remat: str = "none"
     lora_dropout: float = 0.0
     dtype: Any = jnp.float32
+    carried_dtype: Any = None
     cache_dtype: Any = None
 
     def __post_init__(self) -> None:
@@ -120,11 +123,6 @@ class TransformerConfig:
             raise ValueError("frozen_layers needs scan_layers=True")
 
 
-def _wide(dtype: Any) -> Any:
-    """Where half precision would not do: float64 stays, everything else is float32."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
-
-
 def _param(
     module: nn.Module,
     name: str,
@@ -135,82 +133,6 @@ def _param(
     """Declares a float32 parameter with the names of its logical axes."""
     boxed = nn.with_logical_partitioning(init, axes)
     return cast(Array, module.param(name, boxed, shape, jnp.float32))
-
-
-@jax.custom_vjp
-def _product(x: Array, kernel: Array) -> Array:
-    """`x @ kernel`, with the gradient of the kernel laid out for XLA:CPU.
-
-    JAX's own rule forms it as (dy^T x)^T, for which XLA:CPU writes out a transposed copy of dy, and
-    computes what fuses into dy a second time, in strided order. As x^T dy it costs neither.
-    The price is forward-mode differentiation, which a rule for the cotangent alone does not have.
-    """
-    return _dot(_two_rows(x), kernel, (((x.ndim - 1,), (0,)), ((), ())))[: x.shape[0]].astype(
-        x.dtype
-    )
-
-
-def _two_rows(x: Array) -> Array:
-    """A single row of half precision, twice: XLA:CPU has a fast product for two, none for one.
-
-    One row of a 135M model in bfloat16: 59 tokens a second, and 39 without this.
-    """
-    single = x.size == x.shape[-1] and x.dtype.itemsize == 2
-    return jnp.concatenate([x, x]) if single and jax.default_backend() == "cpu" else x
-
-
-def _dot(left: Array, right: Array, dimensions: lax.DotDimensionNumbers) -> Array:
-    """A matrix product added up in float32 or wider, which it returns.
-
-    XLA:CPU has a fast bfloat16 product into float32 and none into bfloat16: the head of a 135M
-    model takes 2 ms with eight rows this way and 32 ms the other.
-    """
-    return lax.dot_general(left, right, dimensions, preferred_element_type=_wide(left.dtype))
-
-
-def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _product(x, kernel), (x, kernel)
-
-
-def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    dx = _dot(dy, kernel, (((dy.ndim - 1,), (1,)), ((), ()))).astype(x.dtype)
-    rows = tuple(range(x.ndim - 1))
-    return dx, _dot(x, dy, ((rows, rows), ((), ()))).astype(kernel.dtype)
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
-@jax.custom_vjp
-def _head_product(x: Array, head: Array) -> Array:
-    """`x @ head^T` of `[..., D]` and `[V, D]`, in float32 or wider, of which logits are made.
-
-    In bfloat16 its gradient is rounded before it is multiplied, as that of every other product is.
-    JAX's own rule widens the operands to it, and both backward products of the head, the largest
-    of such a model, then run in float32.
-    """
-    # As a product of two matrices: with more axes XLA:CPU writes out the head transposed.
-    rows = x.reshape(-1, x.shape[-1])
-    logits = _dot(_two_rows(rows), head, (((1,), (1,)), ((), ())))[: rows.shape[0]]
-    return logits.reshape(*x.shape[:-1], head.shape[0])
-
-
-def _head_product_forward(x: Array, head: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _head_product(x, head), (x, head)
-
-
-def _head_product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    x, head = saved
-    if x.dtype == jnp.bfloat16:  # float16 has no room for most gradients of logits
-        dy = dy.astype(x.dtype)
-    rows = tuple(range(x.ndim - 1))
-    dx = _dot(dy, head.astype(dy.dtype), (((dy.ndim - 1,), (0,)), ((), ())))
-    dhead = _dot(dy, x.astype(dy.dtype), ((rows, rows), ((), ())))
-    return dx.astype(x.dtype), dhead.astype(head.dtype)
-
-
-_head_product.defvjp(_head_product_forward, _head_product_backward)
 
 
 class Dense(nn.Module):
@@ -231,12 +153,12 @@ class Dense(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = _param(self, "kernel", nn.initializers.lecun_normal(), self.axes, shape)
         x = x.astype(self.dtype)
-        y = checkpoint_name(_product(x, kernel.astype(self.dtype)), _PRODUCT)
+        y = kept(product(x, kernel.astype(self.dtype)), _PRODUCT)
         if self.has_variable("lora", "a"):
             a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
             if self.lora_dropout and self.has_rng("dropout"):
                 x = nn.Dropout(self.lora_dropout, deterministic=False)(x)
-            y = y + _product(_product(x, a.astype(self.dtype)), b.astype(self.dtype))
+            y = y + product(product(x, a.astype(self.dtype)), b.astype(self.dtype))
         return y
 
 
@@ -255,22 +177,17 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Normalises the last axis of `[..., D]`."""
         scale = _param(self, "scale", nn.initializers.ones, ("norm",), (x.shape[-1],))
-        wide = x.astype(_wide(x.dtype))
+        wide = x.astype(wide_dtype(x.dtype))
         wide = wide * lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
         scale = scale.astype(wide.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
         return (wide * scale).astype(self.dtype)
 
 
-def rotate(x: Array, positions: Array, base: float) -> Array:
-    """Turns each pair (i, i + C/2) of `[B, T, heads, C]` by `position * base^(-2i/C)` radians."""
-    half = x.shape[-1] // 2
-    wide = _wide(x.dtype)
-    frequency = base ** (-jnp.arange(half, dtype=wide) / half)
-    angle = positions[:, :, None, None].astype(wide) * frequency[None, None, None, :]
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    first, second = x[..., :half].astype(wide), x[..., half:].astype(wide)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+def _or_wide_on_cpu(dtype: Any, config: TransformerConfig) -> Any:
+    """A dtype, and by default that of the model, float32 or wider on a CPU."""
+    if dtype is not None:
+        return dtype
+    return wide_dtype(config.dtype) if jax.default_backend() == "cpu" else config.dtype
 
 
 def init_cache(config: TransformerConfig, rows: int, length: int) -> Cache:
@@ -283,9 +200,7 @@ def init_cache(config: TransformerConfig, rows: int, length: int) -> Cache:
     """
     keys = (rows, config.num_kv_heads, config.head_dim, length)
     values = (rows, config.num_kv_heads, length, config.head_dim)
-    dtype = config.cache_dtype
-    if dtype is None:
-        dtype = _wide(config.dtype) if jax.default_backend() == "cpu" else config.dtype
+    dtype = _or_wide_on_cpu(config.cache_dtype, config)
     return tuple(
         {"key": jnp.zeros(keys, dtype), "value": jnp.zeros(values, dtype)}
         for _ in range(config.num_layers)
@@ -316,39 +231,19 @@ class Attention(nn.Module):
         """Maps `[B, T, D]` to `[B, T, D]`, and this layer's cache to the updated one."""
         c = self.config
         rows, tokens, _ = x.shape
-        groups = c.num_heads // c.num_kv_heads
         query = _dense(c, c.num_heads * c.head_dim, ("embed", "heads"), "query")(x)
         key = _dense(c, c.num_kv_heads * c.head_dim, ("embed", "kv_heads"), "key")(x)
         value = _dense(c, c.num_kv_heads * c.head_dim, ("embed", "kv_heads"), "value")(x)
         query = rotate(query.reshape(rows, tokens, -1, c.head_dim), positions, c.rope_base)
         key = rotate(key.reshape(rows, tokens, -1, c.head_dim), positions, c.rope_base)
+        query, key = kept(query, _PRODUCT), kept(key, _PRODUCT)  # as attention reads them
         value = value.reshape(rows, tokens, -1, c.head_dim)
         if cache is None:
-            keys, values = jnp.transpose(key, (0, 2, 3, 1)), jnp.transpose(value, (0, 2, 1, 3))
-            visible = (jnp.arange(tokens)[None, :] <= jnp.arange(tokens)[:, None])[None]
-            if segments is not None:
-                visible = visible & (segments[:, None, :] == segments[:, :, None])
+            mixed = causal_attention(query, key, value, segments)
         else:
             cache = _write(cache, key, value, positions)
-            keys, values = cache["key"], cache["value"]
-            columns = jnp.arange(keys.shape[-1], dtype=positions.dtype)
-            visible = columns[None, None, :] <= positions[:, :, None]
-        # [B, T, K, G, C] -> [B, K, T G, C]: the queries that share a key become rows of one
-        # matrix product per key-value head.
-        query = query.reshape(rows, tokens, c.num_kv_heads, groups, c.head_dim)
-        query = jnp.transpose(query, (0, 2, 1, 3, 4))
-        query = query.reshape(rows, c.num_kv_heads, tokens * groups, c.head_dim)
-        wide = _wide(c.dtype)
-        dimensions = (((3,), (2,)), ((0, 1), (0, 1)))
-        scores = _dot(query.astype(keys.dtype), keys, dimensions)
-        scores = scores * jnp.asarray(c.head_dim**-0.5, wide)
-        scores = scores.reshape(rows, c.num_kv_heads, tokens, groups, -1)
-        scores = jnp.where(visible[:, None, :, None, :], scores, jnp.asarray(_MASKED, wide))
-        weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-        weights = weights.reshape(rows, c.num_kv_heads, tokens * groups, -1)
-        mixed = _dot(weights, values, dimensions)
-        mixed = mixed.reshape(rows, c.num_kv_heads, tokens, groups, c.head_dim)
-        mixed = jnp.transpose(mixed, (0, 2, 1, 3, 4)).reshape(rows, tokens, -1).astype(c.dtype)
+            mixed = cached_attention(query, cache["key"], cache["value"], positions)
+        mixed = mixed.reshape(rows, tokens, -1).astype(c.dtype)
         return _dense(c, c.d_model, ("heads", "embed"), "output")(mixed), cache
 
 
@@ -363,7 +258,13 @@ class FeedForward(nn.Module):
         c = self.config
         gate = _dense(c, c.d_ff, ("embed", "mlp"), "gate")(x)
         up = _dense(c, c.d_ff, ("embed", "mlp"), "up")(x)
-        return _dense(c, c.d_model, ("mlp", "embed"), "down")(nn.silu(gate) * up)
+        return _dense(c, c.d_model, ("mlp", "embed"), "down")(_gated(gate, up))
+
+
+def _gated(gate: Array, up: Array) -> Array:
+    """`silu(gate) * up`, rounded once: XLA:CPU would round after each of its six operations."""
+    wide = wide_dtype(gate.dtype)
+    return (nn.silu(gate.astype(wide)) * up.astype(wide)).astype(gate.dtype)
 
 
 class Layer(nn.Module):
@@ -377,12 +278,13 @@ class Layer(nn.Module):
     ) -> tuple[Array, Cache]:
         """Maps `[B, T, D]` to `[B, T, D]`; a scan over layers reads it as carry and output."""
         c = self.config
+        carried, x = x.dtype, x.astype(c.dtype)
         mixed, cache = Attention(c, name="attention")(
             RMSNorm(c.norm_eps, c.dtype, name="attention_norm")(x), positions, cache, segments
         )
         x = x + mixed
         x = x + FeedForward(c, name="mlp")(RMSNorm(c.norm_eps, c.dtype, name="mlp_norm")(x))
-        return x, cache
+        return x.astype(carried), cache
 
 
 class Transformer(nn.Module):
@@ -445,11 +347,11 @@ class Transformer(nn.Module):
         """Maps `[..., D]` activations to `[..., V]` logits in float32 or wider."""
         c = self.config
         if not c.tie_embeddings:
-            return self.output_head(hidden).astype(_wide(c.dtype))
+            return self.output_head(hidden).astype(wide_dtype(c.dtype))
         head = self.embedder.embedding
         if self.has_variable("decoding", "head"):
             head = self.get_variable("decoding", "head")
-        return _head_product(hidden.astype(c.dtype), head.astype(c.dtype))
+        return head_product(hidden.astype(c.dtype), head.astype(c.dtype))
 
     def _layers(
         self, tokens: Array, positions: Array, cache: Cache, segments: Array | None = None
@@ -460,6 +362,7 @@ class Transformer(nn.Module):
         if c.scan_layers:
             if cache is not None:
                 raise ValueError("a cache needs scan_layers=False; see unstack_layers")
+            x = x.astype(_or_wide_on_cpu(c.carried_dtype, c))
             if c.frozen_layers:
                 # Neither these layers nor the embedding below them get a backward pass.
                 x = lax.stop_gradient(self.frozen_layers(x, positions, None, segments)[0])
@@ -477,8 +380,9 @@ class Transformer(nn.Module):
 def _rematerialised(layer: type[nn.Module], remat: str, *, prevent_cse: bool) -> type[nn.Module]:
     if remat == "none":
         return layer
-    # By name: a policy on matrix products does not see those inside `_product`.
-    policy = jax.checkpoint_policies.save_only_these_names(_PRODUCT) if remat == "dots" else None
+    # By name: a policy on matrix products does not see those inside `product`.
+    names = (ATTENDED, _PRODUCT) if remat == "dots" else (ATTENDED,)
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
     return nn.remat(layer, prevent_cse=prevent_cse, policy=policy)
 
 
@@ -528,11 +432,11 @@ class _ModelLogits:
         the head that is tied to it becomes a copy of its own.
         """
         c = self.model.config
-        if isinstance(params, _Decoding) or c.dtype == _wide(c.dtype):
+        if isinstance(params, _Decoding) or c.dtype == wide_dtype(c.dtype):
             return params
         embedding = params["embedder"]["embedding"]
         rounded = jax.tree.map(lambda leaf: leaf.astype(c.dtype), params)
-        wide = {"embedding": embedding.astype(_wide(c.dtype))}
+        wide = {"embedding": embedding.astype(wide_dtype(c.dtype))}
         variables = {"params": {**rounded, "embedder": wide}}
         if c.tie_embeddings:
             variables["decoding"] = {"head": embedding.astype(c.dtype)}

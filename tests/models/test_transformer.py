@@ -16,7 +16,8 @@ from rsft_jax.models import (
     stack_layers,
     unstack_layers,
 )
-from rsft_jax.models.transformer import Dense, _head_product
+from rsft_jax.models.products import head_product, product
+from rsft_jax.models.transformer import REMAT, Dense
 
 CONFIG = TransformerConfig(
     vocab_size=41, d_model=24, num_layers=3, num_heads=6, num_kv_heads=2, head_dim=4, d_ff=20,
@@ -126,7 +127,7 @@ def test_cache_rows_do_not_see_each_other():
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 3])
-@pytest.mark.parametrize("remat", ["none", "layers"])
+@pytest.mark.parametrize("remat", REMAT)
 def test_scanned_layers_equal_unrolled_layers(frozen, remat):
     params = _init(CONFIG)
     expected, _ = Transformer(CONFIG).apply({"params": params}, TOKENS, POSITIONS)
@@ -187,6 +188,43 @@ def test_gradient_of_a_dense_layer_is_that_of_a_matrix_product():
         kernels = jnp.stack([jnp.asarray(kernel), 2 * jnp.asarray(kernel)])
         both = jax.vmap(jax.grad(lambda k: jnp.sum(product(k, jnp.asarray(x)) ** 2)))(kernels)
         np.testing.assert_allclose(both[1], 2 * both[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (5, 4)])
+def test_gradient_of_a_half_precision_product_is_that_of_the_wide_one(shape):
+    draw = np.random.default_rng(1).integers
+    # Small integers: every product and sum is exact.
+    x, kernel, dy = (
+        jnp.asarray(draw(-3, 4, size), jnp.bfloat16)
+        for size in ((2, 3, shape[0]), shape, (2, 3, shape[1]))
+    )
+    y, pull = jax.jit(lambda *args: jax.vjp(product, *args))(x, kernel)
+    grad_x, grad_kernel = pull(dy)
+    x, kernel, dy = (np.asarray(a, np.float32) for a in (x, kernel, dy))
+    np.testing.assert_array_equal(np.asarray(y, np.float32), x @ kernel)
+    np.testing.assert_array_equal(np.asarray(grad_x, np.float32), dy @ kernel.T)
+    expected = np.einsum("abi,abo->io", x, dy)
+    np.testing.assert_array_equal(np.asarray(grad_kernel, np.float32), expected)
+
+
+@pytest.mark.parametrize("remat", REMAT)
+def test_half_precision_in_scanned_layers_is_that_in_unrolled_ones(remat):
+    """A scan holds the residual stream and what it keeps in other dtypes, and rounds alike."""
+    config = dataclasses.replace(CONFIG, dtype=jnp.bfloat16)
+    scanned = dataclasses.replace(config, scan_layers=True, remat=remat)
+    params = _init(CONFIG)
+
+    def loss(config, params):
+        hidden = Transformer(config).apply({"params": params}, TOKENS, POSITIONS, method="hidden")
+        assert hidden.dtype == jnp.bfloat16
+        return jnp.mean(jnp.square(hidden[..., :2].astype(jnp.float32)))
+
+    value, gradient = jax.value_and_grad(lambda p: loss(scanned, stack_layers(p)))(params)
+    expected, right = jax.value_and_grad(lambda p: loss(config, p))(params)
+    np.testing.assert_allclose(value, expected, rtol=2**-7)
+    for ours, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(right)):
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(ours, other, atol=0.05 * scale)
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -274,10 +312,10 @@ def test_half_precision_products_are_added_up_in_float32(tied):
 
 def test_gradient_of_a_half_precision_head_multiplies_in_half_precision():
     x, head = jnp.ones((2, 3, 8), jnp.bfloat16), jnp.ones((16, 8), jnp.bfloat16)
-    _, pull = jax.vjp(_head_product, x, head)
+    _, pull = jax.vjp(head_product, x, head)
     traced = jax.make_jaxpr(pull)(jnp.ones((2, 3, 16), jnp.float32))
     products = [e for e in traced.eqns if e.primitive.name == "dot_general"]
     assert len(products) == 2
-    for product in products:
-        assert [v.aval.dtype for v in product.invars] == [jnp.bfloat16] * 2
-        assert product.outvars[0].aval.dtype == jnp.float32
+    for each in products:
+        assert [v.aval.dtype for v in each.invars] == [jnp.bfloat16] * 2
+        assert each.outvars[0].aval.dtype == jnp.float32
