@@ -146,7 +146,7 @@ def make_optimizer(
     rate = make_schedule(
         learning_rate, schedule, warmup_steps=warmup_steps, total_steps=total_steps
     )
-    parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    parts = [] if clip_norm is None else [_clip_by_global_norm(clip_norm)]
     if name == "adamw":
         _check_number("eps", eps)
         parts.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
@@ -208,6 +208,21 @@ def averaged_params(opt_state: optax.OptState) -> Params:
         if is_average(node):
             return node.ema
     raise ValueError("opt_state keeps no average; see ema_decay of make_optimizer")
+
+
+def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm` as one factor for all.
+
+    Optax divides each leaf by the norm, which XLA does not repeat in the passes that read the
+    result: it would write out a clipped copy of the whole gradient.
+    """
+
+    def clip(updates: optax.Updates, params: Params | None = None) -> optax.Updates:
+        del params
+        factor = jnp.minimum(1, max_norm / optax.tree.norm(updates))
+        return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
+
+    return optax.stateless(clip)
 
 
 def _with_standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -117,7 +117,7 @@ def make_train_step(
             shapes = jax.eval_shape(gradient, state.params, frozen, *first)
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             (grads, terms), _ = lax.scan(add, zeros, parts)
-        return _apply(state, grads, terms)
+        return _apply(state, grads, terms, in_order=_platform(shardings) == "cpu")
 
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
@@ -198,7 +198,15 @@ def _rows_divided(shardings: TrainShardings | None) -> contextlib.AbstractContex
     return nn.intercept_methods(constrained)
 
 
-def _apply(state: TrainState, grads: Params, terms: LossTerms) -> tuple[TrainState, StepMetrics]:
+def _platform(shardings: TrainShardings | None) -> str:
+    if shardings is None:
+        return jax.default_backend()
+    return next(iter(shardings.batch.device_set)).platform
+
+
+def _apply(
+    state: TrainState, grads: Params, terms: LossTerms, *, in_order: bool
+) -> tuple[TrainState, StepMetrics]:
     def mean(total: Array, count: Array) -> Array:
         return total / jnp.maximum(count, 1).astype(total.dtype)
 
@@ -206,6 +214,13 @@ def _apply(state: TrainState, grads: Params, terms: LossTerms) -> tuple[TrainSta
     loss = mean(terms.total, terms.count)
     grad_norm = optax.tree.norm(grads)
     updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
+    update_norm = optax.tree.norm(updates)
+    if in_order:
+        # In a call of its own, that begins when the updates are known. XLA:CPU otherwise sees no
+        # order between the two passes that read the moments, and copies them before it overwrites
+        # the donated ones. What both calls compute alike is computed once.
+        old = _after(update_norm, state.opt_state)
+        _, opt_state = state.tx.update(grads, old, state.params)
     new = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -215,7 +230,6 @@ def _apply(state: TrainState, grads: Params, terms: LossTerms) -> tuple[TrainSta
     # A selection and not a branch: it joins the update's own pass over the donated buffers.
     accepted = finite & (terms.num_tokens > 0)
     new = jax.tree.map(lambda ours, old: jnp.where(accepted, ours, old), new, state)
-    update_norm = optax.tree.norm(updates)
     return new, StepMetrics(
         loss=loss,
         grad_norm=grad_norm,
@@ -227,6 +241,20 @@ def _apply(state: TrainState, grads: Params, terms: LossTerms) -> tuple[TrainSta
         clipped=mean(terms.clipped, terms.num_tokens),
         finite=finite,
     )
+
+
+def _after(known: Array, tree: Any) -> Any:
+    """The tree, in a form that XLA can read only when it knows the number; NaN where that is NaN.
+
+    (XLA:CPU drops `lax.optimization_barrier` before it decides what to copy.)
+    """
+
+    def leaf_after(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return jnp.where(jnp.isnan(known), jnp.asarray(jnp.nan, leaf.dtype), leaf)
+
+    return jax.tree.map(leaf_after, tree)
 
 
 def _split_rows(batch: AnyBatch, parts: int) -> AnyBatch:
