@@ -210,17 +210,20 @@ def most_accepted(selection: schema.SelectionConfig, num_candidates: int) -> int
             return budget_of(selection) or num_candidates
 
 
-def make_part(part: schema.PartConfig, key: PRNGKey) -> training.Part:
+def make_part(settings: schema.TrainingConfig, key: PRNGKey) -> training.Part:
     """Which parameters are trained; `key` draws the adapters."""
-    match part:
+    remat = settings.remat
+    match settings.part:
         case schema.AllParameters():
-            return training.all_parameters()
+            return training.all_parameters(remat=remat)
         case schema.Lora(rank=rank, alpha=alpha, targets=targets, dropout=dropout):
-            return training.lora(key, rank=rank, alpha=alpha, targets=targets, dropout=dropout)
+            return training.lora(
+                key, rank=rank, alpha=alpha, targets=targets, dropout=dropout, remat=remat
+            )
         case schema.LastLayers(num_layers=num_layers):
-            return training.last_layers(num_layers)
+            return training.last_layers(num_layers, remat=remat)
         case schema.Matching(patterns=patterns):
-            return training.matching(*patterns)
+            return training.matching(*patterns, remat=remat)
 
 
 def make_optimizer(config: schema.LanguageConfig) -> optax.GradientTransformation:

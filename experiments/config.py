@@ -311,7 +311,8 @@ def read_config(path: Path) -> RunConfig:
 def _with_new_settings(stored: Any) -> Any:
     """Settings that a group has got since they were stored, as its first file gives them.
 
-    What is new is off there, so that a run goes on, repeats and exports as it was.
+    What is new is off there, or changes no more than rounding, so that a run goes on, repeats and
+    exports as it was.
     """
     if not isinstance(stored, dict) or stored.get("kind") != "language":
         return stored

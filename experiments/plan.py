@@ -251,8 +251,10 @@ def estimated_bytes(
     state = 4 * (total + (moments * trained if work.part == "all" else 3 * trained))
     state /= fsdp * tensor
     tokens = work.train_rows * work.length
-    kept = 2 * tokens * c.d_model * c.num_layers
-    scores = 3 * 4 * work.train_rows * c.num_heads / tensor * work.length**2
+    # Of a layer its input, its attention's output, and a log-sum for each head and token.
+    kept = tokens * (2 * c.d_model + (2 * c.head_dim + 4) * c.num_heads / tensor) * c.num_layers
+    block = min(max(work.length / 4, 64), 512)  # of queries, see rsft_jax.models.attention
+    scores = 3 * 4 * work.train_rows * c.num_heads / tensor * block * work.length
     wide = tokens * (8 * c.d_ff / tensor + 12 * c.d_model)
     head = 12 * _chunk_tokens(work, 1) * c.vocab_size / tensor
     gradients = 4 * trained / (fsdp * tensor)
@@ -267,8 +269,13 @@ def estimated_bytes(
 
 def train_program(config: TransformerConfig, work: Work, mesh: Mesh, chip: Chip) -> Program:
     """Compiles the training step: bfloat16 products, float32 parameters, layers rematerialised."""
-    config = dataclasses.replace(config, dtype=jnp.bfloat16)
-    part = all_parameters() if work.part == "all" else lora(jax.random.key(0), rank=16)
+    # What the device would take, not this machine's default.
+    carried = jnp.float32 if mesh.devices.flat[0].platform == "cpu" else jnp.bfloat16
+    config = dataclasses.replace(config, dtype=jnp.bfloat16, carried_dtype=carried)
+    if work.part == "all":
+        part = all_parameters(remat="layers")
+    else:
+        part = lora(jax.random.key(0), rank=16, remat="layers")
     model = Transformer(part.model(config))
     tx = make_optimizer(work.optimizer, learning_rate=1e-5, clip_norm=1.0)
     state, frozen = abstract_train_state(model, part, _abstract_params(config, jnp.float32), tx)
@@ -375,7 +382,10 @@ def round_seconds(
 
 
 def train_flops(config: TransformerConfig, part: str, tokens: int, length: int) -> float:
-    """Floating-point operations of a step, with the second forward pass of rematerialisation."""
+    """Floating-point operations of a step, with the second forward pass of rematerialisation.
+
+    (It leaves out attention, which then forms its scores again in the backward pass.)
+    """
     forward = tokens * _forward_flops(config, length)
     # Backward: the gradient of the activations, and, where they are trained, of the weights.
     return forward * (4 if part == "all" else 3)

@@ -530,7 +530,7 @@ def make_task(config: LanguageConfig, console: Console) -> Task:
     keys = build.run_keys(config.seed)
     mesh = build.make_mesh(config.mesh, config.training.batch_size)
     try:
-        part = build.make_part(config.training.part, keys["adapters"])
+        part = build.make_part(config.training, keys["adapters"])
         if config.training.kl_weight:
             part = with_reference(part)
         train_model = Transformer(part.model(model.config))

@@ -84,6 +84,8 @@ class TrainingConfig:
       ema_decay: held-out evaluation and `rsft export` take the moving average of the trained
         parameters with this decay per step, in [0, 1); candidates are drawn from the parameters
         themselves. null for no average.
+      remat: what the backward pass computes again instead of keeping it: "none"; "dots", all but
+        products and attention; "layers", which keeps least; see `rsft_jax.models.transformer`.
     """
 
     part: PartConfig
@@ -104,6 +106,7 @@ class TrainingConfig:
     restart: bool
     replay_fraction: float
     ema_decay: float | None
+    remat: Literal["none", "dots", "layers"]
 
 
 @dataclass(frozen=True, kw_only=True)

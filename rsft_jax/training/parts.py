@@ -22,11 +22,10 @@ from rsft_jax.models.lora import ALL_TARGETS, init_lora, merge_lora, scale_lora
 from rsft_jax.models.transformer import TransformerConfig, stack_layers, unstack_layers
 from rsft_jax.types import Array, Params, PRNGKey
 
-DEFAULT_REMAT = "layers"
-"""Least memory, and on a CPU, where fresh memory costs as much as arithmetic, about as fast as any:
-for 8 x 256 tokens of a 135M model 7.1 s a step in float32 against 6.8 for "dots", 4.8 s in bfloat16
-(5.3 against 5.6 before both got faster), and 1.6 GiB of temporaries against 2.3 and 2.5
-(`experiments/benchmarks/training.py`).
+DEFAULT_REMAT = "dots"
+"""The fastest where it fits. Two cores take 5.8 s a step of 8 x 256 tokens of a 135M model in
+float32 and 3.6 s in bfloat16, with 2.1 and 1.5 GiB of temporaries; with "layers" 6.3 and 3.7 s, and
+1.2 and 1.1 GiB (`experiments/benchmarks/training.py`). For large models or long rows take that.
 """
 
 

@@ -49,11 +49,10 @@ def _of_a_step(rules):
         # 7 kernels are gathered forward, and again backward; their gradients are summed over fsdp
         # and over data, and those of the norms.
         ("fsdp", {"all-gather": 14, "all-reduce": 3}),
-        # Partial products are summed after attention and feed-forward: forward, backward, and
-        # after attention once more where the backward pass computes the layer again. The sixth
-        # sums the gradients over data.
-        ("tensor", {"all-reduce": 6}),
-        ("fsdp+tensor", {"all-gather": 14, "all-reduce": 8}),
+        # Partial products are summed after attention and feed-forward, forward and backward. The
+        # fifth sums the gradients over data.
+        ("tensor", {"all-reduce": 5}),
+        ("fsdp+tensor", {"all-gather": 14, "all-reduce": 7}),
     ],
 )
 def test_collectives_of_a_step_are_those_of_its_rule(rules, per_layer):
@@ -69,7 +68,9 @@ def test_collectives_of_a_step_are_those_of_its_rule(rules, per_layer):
         assert sent["all-gather"] < 2 * 0.75 * size * 1.2
         assert sent["all-reduce"] < 2 * 1.75 * size
     if rules == "tensor":
-        assert "all-gather" not in sent
+        # Nothing of the size of activations: the loss gathers two sums a token of each device's
+        # part of the vocabulary, from 2 devices.
+        assert sent.get("all-gather", 0) <= 2 * 4 * make_batch().tokens.size
 
 
 def test_loops_count_as_often_as_they_run():
