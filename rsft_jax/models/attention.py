@@ -3,8 +3,8 @@
 Whole sequences attend in blocks of queries. A block sees the keys up to its end and no others, so
 that most of the square above the diagonal is never computed, and what exists at once is small
 enough to stay near the cores. The program holds each block: 4 of them up to 2048 tokens, above that
-one for 512 tokens. The backward pass forms the weights of a block again from the
-log-sum-exp of its scores, as FlashAttention does, and keeps no square of them.
+one for 512 tokens. The backward pass forms the weights of a block again from the log-sum-exp of its
+scores, as FlashAttention does, and keeps no square of them.
 
 Shapes: B rows, T tokens (both at least 1), S cache columns, H query heads, K key-value heads
 (K divides H), G = H / K, C head width.

@@ -80,6 +80,7 @@ def test_evaluation_takes_the_averaged_parameters():
         ("training.learning_rate=.nan", "training.learning_rate"),
         ("training.learning_rate=-1.0", "training.learning_rate: -1.0"),
         ("training.optimizer=adamv", "adamw"),
+        ("training.remat=dot", "training.remat: 'dot' is not one of none, dots, layers"),
         ("training.part.dropout=1.0", "training.part.dropout: 1.0; must be at least 0 and below 1"),
         ("training.replay_fraction=1.0", "training.replay_fraction: 1.0; must be at least 0"),
         ("training.replay_fraction=.nan", "training.replay_fraction"),
