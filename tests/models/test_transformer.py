@@ -219,8 +219,9 @@ def test_half_precision_in_scanned_layers_is_that_in_unrolled_ones(remat):
         assert hidden.dtype == jnp.bfloat16
         return jnp.mean(jnp.square(hidden[..., :2].astype(jnp.float32)))
 
-    value, gradient = jax.value_and_grad(lambda p: loss(scanned, stack_layers(p)))(params)
-    expected, right = jax.value_and_grad(lambda p: loss(config, p))(params)
+    scan = jax.jit(jax.value_and_grad(lambda p: loss(scanned, stack_layers(p))))
+    value, gradient = scan(params)
+    expected, right = jax.jit(jax.value_and_grad(lambda p: loss(config, p)))(params)
     np.testing.assert_allclose(value, expected, rtol=2**-7)
     for ours, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(right)):
         scale = np.abs(other).max()
