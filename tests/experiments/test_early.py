@@ -179,6 +179,7 @@ def test_stored_candidates_are_judged_first_and_drawn_only_where_they_are_not_en
     assert asked == []
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_after_drawing_goes_on_as_if_it_had_not_been(
     stopped, asked, tmp_path, monkeypatch
 ):

@@ -70,6 +70,7 @@ def test_a_run_with_other_selection_and_training_takes_the_stored_candidates(
     assert set(theirs["rule"]) == {"top_k(2)"}
 
 
+@pytest.mark.slow
 def test_fewer_candidates_are_found_and_another_seed_or_law_is_drawn(first, drawn, tmp_path):
     _, store, _ = first
     run(tmp_path / "a", f"store={store}", "sampling.num_candidates=2", "control=false")

@@ -44,7 +44,7 @@ def of_twelve(root, *more):
     return [f"selection.beta={','.join(map(str, BETAS))}", f"output_dir='{root}'", *more]
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
 def test_trials_that_raise_are_killed_hang_or_want_memory_do_not_stop_the_others(
     tmp_path, capfd, launcher
 ):
@@ -255,6 +255,7 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path, mo
 
 
 @pytest.mark.parametrize("launcher", ["submitit launcher.cluster=local", "ray"])
+@pytest.mark.slow
 def test_launchers_of_clusters_run_jobs_on_this_machine(tmp_path, launcher):
     pytest.importorskip(launcher.split()[0])
     root = tmp_path / "s"

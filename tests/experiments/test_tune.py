@@ -132,7 +132,7 @@ def test_a_trial_is_tried_again_as_often_as_asked(tmp_path, capfd):
     assert states(root) == {0: "complete", 1: "failed"}
 
 
-@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+@pytest.mark.parametrize("storage", ["journal", pytest.param("sqlite", marks=pytest.mark.slow)])
 def test_a_search_whose_parent_is_killed_at_seven_of_twelve_is_the_uninterrupted_one(
     tmp_path, storage
 ):

@@ -44,6 +44,7 @@ def test_tokens_are_the_same_on_any_mesh(name, alone):
         _assert_same(draw(make_mesh(**sizes, devices=devices), rules), alone)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws(alone):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

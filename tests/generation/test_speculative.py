@@ -139,7 +139,7 @@ def test_a_draft_equal_to_the_policy_stays_so_from_block_to_block():
     assert (drawn.steps == 3).all()
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_with_key_value_caches_a_rejected_draft_leaves_no_trace(temperature):
     with jax.enable_x64(True):
         model, params = small_transformer(61)
