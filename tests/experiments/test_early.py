@@ -151,6 +151,7 @@ def test_figures_of_the_round(whole, stopped):
     assert "rule_rate" not in every
 
 
+@pytest.mark.slow
 def test_stored_candidates_are_judged_first_and_drawn_only_where_they_are_not_enough(
     stopped, asked, tmp_path
 ):

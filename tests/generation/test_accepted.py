@@ -108,7 +108,7 @@ def test_accepted_samples_have_the_law_of_the_rule_and_first_to_end_has_not():
     assert_rejects(count_completions(wrong, target), list(target.values()))
 
 
-@pytest.mark.parametrize("wanted", [1, 2, 3])
+@pytest.mark.parametrize("wanted", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_the_rate_is_unbiased_with_any_budget(wanted):
     # The estimate enumerated over every sequence of verdicts: its mean is the rate, exactly.
     rate, num = 0.3, 6

@@ -57,10 +57,18 @@ POLICIES = {
 }
 
 
+# Laws that cut or shift what a draft may be; the others are drafted in the slow suite.
+_OFTEN = ("top-p", "penalty, then temperature", "all in order")
+
+
 @pytest.mark.parametrize(
     ("name", "law"),
     [(name, "stop tokens") for name in POLICIES]
-    + [("model, block", name) for name in LAWS if name != "stop tokens"],
+    + [
+        pytest.param("model, block", name, marks=() if name in _OFTEN else pytest.mark.slow)
+        for name in LAWS
+        if name != "stop tokens"
+    ],
 )
 @pytest.mark.parametrize(
     "number", [DEFAULT_DRAWS, pytest.param(SLOW_DRAWS, marks=pytest.mark.slow)]
