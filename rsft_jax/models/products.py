@@ -50,9 +50,9 @@ def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
     if x.shape[-1] > dy.shape[-1]:
         # One operand is written out transposed: the narrower one, so that what fuses into the wide
         # one, SwiGLU before `down`, is not computed in strided order (5 % of a step of a 135M
-        # model). Without the barrier XLA would make it the other product again.
-        dkernel = dot(dy, x, ((rows, rows), ((), ()))).astype(kernel.dtype)
-        return dx, lax.optimization_barrier(dkernel).T
+        # model). Rounded first: a product into float32 that is transposed at once XLA:CPU turns
+        # into one that it cannot run in half precision.
+        return dx, dot(dy, x, ((rows, rows), ((), ()))).astype(kernel.dtype).T
     return dx, dot(x, dy, ((rows, rows), ((), ()))).astype(kernel.dtype)
 
 

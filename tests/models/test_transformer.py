@@ -190,21 +190,24 @@ def test_gradient_of_a_dense_layer_is_that_of_a_matrix_product():
         np.testing.assert_allclose(both[1], 2 * both[0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (5, 4)])
+@pytest.mark.parametrize("shape", [(4, 5), (5, 4), (256, 64)])
 def test_gradient_of_a_half_precision_product_is_that_of_the_wide_one(shape):
     draw = np.random.default_rng(1).integers
-    # Small integers: every product and sum is exact.
+    rows, (features_in, features_out) = (2, 64), shape
+    # Small integers: every sum is exact, and rounded once.
     x, kernel, dy = (
-        jnp.asarray(draw(-3, 4, size), jnp.bfloat16)
-        for size in ((2, 3, shape[0]), shape, (2, 3, shape[1]))
+        draw(-3, 4, size) for size in ((*rows, features_in), shape, (*rows, features_out))
     )
-    y, pull = jax.jit(lambda *args: jax.vjp(product, *args))(x, kernel)
-    grad_x, grad_kernel = pull(dy)
-    x, kernel, dy = (np.asarray(a, np.float32) for a in (x, kernel, dy))
-    np.testing.assert_array_equal(np.asarray(y, np.float32), x @ kernel)
-    np.testing.assert_array_equal(np.asarray(grad_x, np.float32), dy @ kernel.T)
-    expected = np.einsum("abi,abo->io", x, dy)
-    np.testing.assert_array_equal(np.asarray(grad_kernel, np.float32), expected)
+
+    @jax.jit
+    def value_and_gradients(x, kernel, dy):
+        y, pull = jax.vjp(product, x, kernel)
+        return y, *pull(dy)
+
+    ours = value_and_gradients(*(jnp.asarray(a, jnp.bfloat16) for a in (x, kernel, dy)))
+    exact = (x @ kernel, dy @ kernel.T, np.einsum("abi,abo->io", x, dy))
+    for half, right in zip(ours, exact):
+        np.testing.assert_array_equal(half, jnp.asarray(right, jnp.bfloat16))
 
 
 @pytest.mark.parametrize("remat", REMAT)
