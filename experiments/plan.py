@@ -26,6 +26,7 @@ from rsft_jax.experiments.plan_machine import GIB, SLICES, Chip, find_devices
 from rsft_jax.experiments.plan_shapes import SHAPES, num_parameters
 from rsft_jax.experiments.structure import nearest
 from rsft_jax.models import Transformer, TransformerConfig, cache_fn, logits_fn, unstack_layers
+from rsft_jax.models.attention import block_size
 from rsft_jax.sharding import (
     BATCH_AXES,
     Collective,
@@ -253,8 +254,8 @@ def estimated_bytes(
     tokens = work.train_rows * work.length
     # Of a layer its input, its attention's output, and a log-sum for each head and token.
     kept = tokens * (2 * c.d_model + (2 * c.head_dim + 4) * c.num_heads / tensor) * c.num_layers
-    block = min(max(work.length / 4, 64), 512)  # of queries, see rsft_jax.models.attention
-    scores = 3 * 4 * work.train_rows * c.num_heads / tensor * block * work.length
+    square = min(block_size(work.length), work.length) * work.length
+    scores = 3 * 4 * work.train_rows * c.num_heads / tensor * square
     wide = tokens * (8 * c.d_ff / tensor + 12 * c.d_model)
     head = 12 * _chunk_tokens(work, 1) * c.vocab_size / tensor
     gradients = 4 * trained / (fsdp * tensor)

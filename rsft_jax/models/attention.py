@@ -33,10 +33,19 @@ ATTENDED = "attended"
 # Large, finite and below every real score: a row whose keys are all masked (padding) then gives
 # a uniform softmax instead of NaN.
 _MASKED = -1e30
-# Queries of a block: a fourth of the sequence, within these bounds. Fewer and larger blocks compute
-# more above the diagonal, more and smaller ones cost more than they save (on XLA:CPU, T = 256,
-# forward and backward of 9 heads: 25 ms whole, 21 ms in 2, 18 ms in 4 or 8).
 _BLOCKS, _SMALLEST, _LARGEST = 4, 64, 512
+
+
+def block_size(tokens: int) -> int:
+    """Queries of a block: a fourth of the sequence, within bounds.
+
+    Fewer and larger blocks compute more above the diagonal; on XLA:CPU more and smaller ones gain
+    nothing.
+
+    >>> [block_size(tokens) for tokens in (20, 256, 1024, 9000)]
+    [64, 64, 256, 512]
+    """
+    return min(max(-(-tokens // _BLOCKS), _SMALLEST), _LARGEST)
 
 
 def rotate(x: Array, positions: Array, base: float) -> Array:
@@ -194,7 +203,7 @@ causal_attention.defvjp(_attend_forward, _attend_backward)
 def _blocks(shape: tuple[int, ...], kv_heads: int, segments: Array | None) -> Iterator[_Block]:
     _, tokens, heads, _ = shape
     groups = heads // kv_heads
-    size = min(max(-(-tokens // _BLOCKS), _SMALLEST), _LARGEST)
+    size = block_size(tokens)
     for start in range(0, tokens, size):
         stop = min(start + size, tokens)
         # From indices, and not a literal, which would be T^2 bytes of the program.

@@ -353,10 +353,9 @@ def _predict(logits: Array, targets: Array) -> tuple[_Prediction, Array]:
     exps = jnp.exp(logits - highest[..., None])
     total = jnp.sum(exps, axis=-1)
     log_normaliser = highest + jnp.log(total)
-    # A masked sum and not a gather, which would need all logits where the vocabulary is divided
-    # over devices. Both sums in one pass: on its own the second takes XLA:CPU longer than the
-    # exponentials. Its centre is not `highest`, which XLA:CPU would subtract once for both uses,
-    # in the matrix product that makes the logits, at twice the product's cost.
+    # Two sums in one pass, which XLA:CPU fuses: the second alone takes it longer than the
+    # exponentials. Its centre is not `highest`, which XLA:CPU would subtract once for both uses, in
+    # the matrix product that makes the logits, at nearly twice the product's cost.
     centre = jnp.round(highest)
     target, weighted = lax.reduce(
         (
