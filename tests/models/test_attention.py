@@ -1,5 +1,6 @@
 """Attention in blocks against loops in NumPy, and what its backward pass keeps."""
 
+import doctest
 import functools
 
 import jax
@@ -201,3 +202,9 @@ def test_the_backward_pass_finds_output_and_log_sums_by_their_name(capsys):
     policy = jax.checkpoint_policies.save_only_these_names(ATTENDED)
     saved = _saved(capsys, jax.checkpoint(causal_attention, policy=policy), *arrays)
     assert sorted(saved) == ["f32[2,128,6,4]", "f32[2,2,384]"]
+
+
+def test_examples_in_docstrings_hold():
+    result = doctest.testmod(attention, extraglobs={"jnp": jnp})
+    assert result.attempted == 3
+    assert result.failed == 0
