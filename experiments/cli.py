@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rsft_jax.experiments.arguments import Parser
-from rsft_jax.experiments.errors import (
+from .settings.groups import GROUPS, group_options
+from .terminal.errors import (
     EXIT_CODE_HELP,
     ConfigError,
     ExitCode,
@@ -29,27 +29,27 @@ from rsft_jax.experiments.errors import (
     quoted,
     shown,
 )
-from rsft_jax.experiments.failures import complain, failures_of, report_failure
-from rsft_jax.experiments.groups import GROUPS, group_options
+from .terminal.failures import complain, failures_of, report_failure
+from .terminal.parser import Parser
 
 # kind of experiment -> module and function (config, RunFolder) -> ExitCode
 _RUNNERS = {
-    "language": ("rsft_jax.experiments.language", "run_language"),
-    "gaussian": ("rsft_jax.experiments.gaussian", "run_gaussian"),
+    "language": ("rsft_jax.experiments.language.run", "run_language"),
+    "gaussian": ("rsft_jax.experiments.textbook.run", "run_gaussian"),
 }
-_EVALUATE = ("rsft_jax.experiments.language", "evaluate_folder")
+_EVALUATE = ("rsft_jax.experiments.language.run", "evaluate_folder")
 _REPORT = ("rsft_jax.experiments.report", "write_report")
 _REPORT_RUNS = ("rsft_jax.experiments.report", "write_runs_report")
-_SWEEP = ("rsft_jax.experiments.sweep", "sweep")
+_SWEEP = ("rsft_jax.experiments.sweeps.grid", "sweep")
 # sub-commands with a module of their own: function (arguments) -> exit code
 _COMMANDS = {
-    "plan": ("rsft_jax.experiments.plan", "command"),
-    "reselect": ("rsft_jax.experiments.reselect", "command"),
-    "rescore": ("rsft_jax.experiments.reselect", "rescore_command"),
-    "tune": ("rsft_jax.experiments.tune", "command"),
-    "population": ("rsft_jax.experiments.population", "command"),
-    "ls": ("rsft_jax.experiments.listing", "command"),
-    "export": ("rsft_jax.experiments.export", "command"),
+    "plan": ("rsft_jax.experiments.planning.programs", "command"),
+    "reselect": ("rsft_jax.experiments.language.reselect", "command"),
+    "rescore": ("rsft_jax.experiments.language.reselect", "rescore_command"),
+    "tune": ("rsft_jax.experiments.sweeps.tune", "command"),
+    "population": ("rsft_jax.experiments.sweeps.population", "command"),
+    "ls": ("rsft_jax.experiments.commands.ls", "command"),
+    "export": ("rsft_jax.experiments.commands.export", "command"),
 }
 
 _EXAMPLES = """\
@@ -104,7 +104,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"rsft_jax {_version()}")
         return ExitCode.OK
     if arguments[0] == "--complete":
-        from rsft_jax.experiments.completion import complete
+        from .commands.completion import complete
 
         print("\n".join(complete(os.environ.get("COMP_LINE", " ".join(arguments[1:])))))
         return ExitCode.OK
@@ -114,7 +114,7 @@ def _dispatch(arguments: list[str]) -> int:
         "evaluate": _evaluate_command,
     } | {name: functools.partial(_command, place) for name, place in _COMMANDS.items()}
     if arguments[0] not in commands:
-        from rsft_jax.experiments.structure import nearest
+        from .settings.typed import nearest
 
         hint = nearest(arguments[0], commands) or f"; commands: {', '.join(commands)}"
         raise ConfigError(f"{shown(arguments[0])}: unknown command{hint}")
@@ -146,13 +146,13 @@ def _run_command(arguments: list[str]) -> int:
     if parsed.source is None:
         config = _compose(parsed.overrides, parsed.config_dir)
     else:
-        from rsft_jax.experiments.again import settings_of
+        from .runs.repeat import settings_of
 
         config, changed = settings_of(parsed.source, parsed.overrides, parsed.config_dir)
     if parsed.print_config:
         from omegaconf import OmegaConf
 
-        from rsft_jax.experiments.structure import to_dict
+        from .settings.typed import to_dict
 
         print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), end="")
         return ExitCode.OK
@@ -160,7 +160,7 @@ def _run_command(arguments: list[str]) -> int:
 
 
 def _report_command(arguments: list[str]) -> int:
-    from rsft_jax.experiments.run_folder import (
+    from .runs.folder import (
         check_folder,
         default_output_dir,
         existing_run,
@@ -197,8 +197,8 @@ def _report_command(arguments: list[str]) -> int:
 
 
 def _evaluate_command(arguments: list[str]) -> int:
-    from rsft_jax.experiments.config import allowed_packages
-    from rsft_jax.experiments.run_folder import existing_run
+    from .runs.folder import existing_run
+    from .settings.compose import allowed_packages
 
     text = "score the tuned policy of a run again on held-out prompts"
     parser = Parser(prog="rsft evaluate", description=text)
@@ -215,7 +215,7 @@ def _evaluate_command(arguments: list[str]) -> int:
 
 def _compose(overrides: list[str], config_dir: Path | None) -> Any:
     """Composes the settings; `output_dir=FOLDER resume=true` alone takes those of the run there."""
-    from rsft_jax.experiments.config import (
+    from .settings.compose import (
         allowed_packages,
         check_functions,
         load_config,
@@ -245,8 +245,7 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
       source: the folder of the run that is repeated, if any.
       changed: settings that are not those of that run.
     """
-    from rsft_jax.experiments.config import with_output
-    from rsft_jax.experiments.run_folder import (
+    from .runs.folder import (
         check_folder,
         check_output_dir,
         close_run,
@@ -254,7 +253,8 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
         discard_run,
         read_status,
     )
-    from rsft_jax.experiments.trackers import check_tracker
+    from .runs.trackers import check_tracker
+    from .settings.compose import with_output
 
     path = Path(config.output_dir) if config.output_dir else default_output_dir(config.name)
     if not _is_distributed(config):  # there the first process looks at it, when all are there
@@ -266,7 +266,7 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
         return ExitCode.OK
     check_tracker(config.tracker.name)
     config = with_output(config, path)
-    from rsft_jax.experiments.processes import is_first, join, open_together
+    from .runs.processes import is_first, join, open_together
 
     join(config)
     with (
@@ -304,8 +304,8 @@ def _run(config: Any, source: Path | None = None, changed: Sequence[str] = ()) -
 @contextlib.contextmanager
 def _observed(folder: Any, config: Any, is_first: bool) -> Iterator[Any]:
     """Gives a folder the tracker of the run, in the process that writes."""
-    from rsft_jax.experiments.structure import to_dict
-    from rsft_jax.experiments.trackers import tracking
+    from .runs.trackers import tracking
+    from .settings.typed import to_dict
 
     if not is_first:
         yield folder
@@ -320,8 +320,8 @@ def _is_distributed(config: Any) -> bool:
 
 def _tell_differences(source: Path, folder: Any, changed: Sequence[str]) -> None:
     """Warns, in one line, of all that may keep a repeated run from being the same."""
-    from rsft_jax.experiments.again import surroundings
-    from rsft_jax.experiments.run_folder import read_status
+    from .runs.folder import read_status
+    from .runs.repeat import surroundings
 
     folder.update(repeats=str(source))
     different = [*changed, *surroundings(read_status(source), folder.status())]
@@ -349,7 +349,7 @@ def _use_compilation_cache() -> None:
     """Keeps compiled programs on disk: the second run of an experiment starts in seconds."""
     import jax
 
-    from rsft_jax.experiments.assets import default_cache_dir
+    from .language.assets import default_cache_dir
 
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "xla"))

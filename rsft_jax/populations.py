@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rsft_jax.numerics.checks import check_integer
+from rsft_jax.numerics.counting import running_count
 from rsft_jax.rounds import run_round
-from rsft_jax.sampling.arguments import check_integer
-from rsft_jax.sampling.counting import running_count
 from rsft_jax.selection import (
     Candidates,
     Decision,

@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 
 from rsft_jax.data.tokenizer import Tokenizer, byte_alphabet
-from rsft_jax.interop.llama import params_from_tensors
+from rsft_jax.models.families.llama import params_from_tensors
 from rsft_jax.models.transformer import TransformerConfig
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -74,8 +74,9 @@ def load(dtype: str) -> Bench:
     """SmolLM2-135M-Instruct in the given precision."""
     import jax
 
-    from rsft_jax.experiments.assets import fetch
     from rsft_jax.interop import load_pretrained
+
+    from ..language.assets import fetch
 
     pretrained = load_pretrained(fetch("smollm2-135m-instruct"), dtype=dtype)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), pretrained.params)

@@ -24,9 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsft_jax.experiments.population import PopulationConfig, arrays, combinations, one_run
 from rsft_jax.populations import population
 from rsft_jax.sharding import make_mesh
+
+from ..sweeps.population import PopulationConfig, arrays, combinations, one_run
 
 # prompts, answers, candidates, rounds
 SIZES = ((1, 4, 4, 10), (1, 4, 8, 10), (1, 8, 8, 20), (4, 8, 8, 20))

@@ -22,15 +22,16 @@ import jax
 import numpy as np
 
 from rsft_jax import rounds
-from rsft_jax.experiments import build, reselect, samples
-from rsft_jax.experiments.candidates import read_candidates
-from rsft_jax.experiments.config import load_config
-from rsft_jax.experiments.console import Console
-from rsft_jax.experiments.language import round_prompts
-from rsft_jax.experiments.schema import LanguageConfig
-from rsft_jax.experiments.task import Task, make_task
 from rsft_jax.rollouts import RolloutStore
 from rsft_jax.selection import SelectionRule
+
+from ..language import make, reselect, samples
+from ..language.candidates import read_candidates
+from ..language.run import round_prompts
+from ..language.task import Task, make_task
+from ..settings.compose import load_config
+from ..settings.schema import LanguageConfig
+from ..terminal.console import Console
 
 BETAS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 2.0)
 
@@ -72,7 +73,7 @@ def rules_of(task: Task, betas: Sequence[float]) -> list[SelectionRule]:
     overrides = ["selection=statistical_rejection", "selection.budget=2"]
     name = f"experiment={task.config.name}"
     configs = [load_config([name, *overrides, f"selection.beta={beta}"]) for beta in betas]
-    return [build.make_rule(c.selection) for c in configs if isinstance(c, LanguageConfig)]
+    return [make.make_rule(c.selection) for c in configs if isinstance(c, LanguageConfig)]
 
 
 def measure(task: Task, folder: Path, betas: Sequence[float] = BETAS) -> dict[str, Any]:

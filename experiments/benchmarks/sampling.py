@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rsft_jax.numerics.counting import running_count
+from rsft_jax.numerics.keys import counter_bits, log_uniform, numbered_key, unrolled_key
 from rsft_jax.sampling import (
     greedy_token,
     rejection_sample,
@@ -29,8 +31,6 @@ from rsft_jax.sampling import (
     top_k,
     top_p,
 )
-from rsft_jax.sampling.counting import running_count
-from rsft_jax.sampling.draws import counter_bits, log_uniform, numbered_key, unrolled_key
 
 try:
     import torch

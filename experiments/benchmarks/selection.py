@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rsft_jax import selection as rules
-from rsft_jax.experiments.benchmarks.sampling import read_bandwidth
+
+from .sampling import read_bandwidth
 
 _BETA = 0.5
 _BOUND = 5.0

@@ -38,7 +38,6 @@ def setup(arguments: argparse.Namespace) -> dict[str, Any]:
     """Loads the model and makes state and step."""
     import jax
 
-    from rsft_jax.experiments.assets import fetch
     from rsft_jax.interop import load_pretrained
     from rsft_jax.models import Transformer
     from rsft_jax.training import (
@@ -49,6 +48,8 @@ def setup(arguments: argparse.Namespace) -> dict[str, Any]:
         make_optimizer,
         make_train_step,
     )
+
+    from ..language.assets import fetch
 
     remat = arguments.remat
     parts = {
@@ -95,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from rsft_jax.data.batches import Batch
+    from rsft_jax.training.batches import Batch
 
     case = setup(arguments)
     state, frozen, step = case["state"], case["frozen"], case.pop("step")
@@ -156,7 +157,7 @@ def measure_packing(arguments: argparse.Namespace) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from rsft_jax.data.batches import make_batches, pack_batches, padding_fraction
+    from rsft_jax.training.batches import make_batches, pack_batches, padding_fraction
 
     case = setup(arguments)
     state, frozen, step = case["state"], case["frozen"], case["step"]

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rsft_jax.experiments.report import text
-from rsft_jax.experiments.report.load import Part, Run
-from rsft_jax.rewards.intervals import paired_difference_interval
+from rsft_jax.metrics.intervals import paired_difference_interval
+
+from . import text
+from .load import Part, Run
 
 SCORES = ("reward", "judge")
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from rsft_jax.experiments.report.palette import ARM_ORDER, in_order
 from rsft_jax.rollouts import Rollouts, read_rollouts
+
+from .palette import ARM_ORDER, in_order
 
 _PART_NAME = re.compile(r"round-(\d+)-(.+)\.parquet")
 _UNREAD = ("tokens", "log_probs")  # large, and nothing in a report is made of them

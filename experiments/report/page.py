@@ -9,10 +9,10 @@ import jinja2
 import matplotlib
 from markupsafe import Markup
 
-from rsft_jax.experiments.files import to_csv, write_whole
-from rsft_jax.experiments.report.palette import DARK, LIGHT
-from rsft_jax.experiments.report.plot import STYLE, Plot, to_png, to_svg
-from rsft_jax.experiments.report.tables import Table
+from ..terminal.files import to_csv, write_whole
+from .palette import DARK, LIGHT
+from .plot import STYLE, Plot, to_png, to_svg
+from .run.tables import Table
 
 
 @dataclasses.dataclass(frozen=True)

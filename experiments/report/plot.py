@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rsft_jax.experiments.report.palette import LIGHT
+from .palette import LIGHT
 
 WIDTH = 3.9  # inches; at 96 pixels to the inch, as wide as a phone
 

@@ -1,7 +1,7 @@
-"""Prompt sets, tokenizers, chat templates, and batches to train on.
+"""Prompt sets, tokenizers and chat templates.
 
-Only what needs nothing but NumPy is exported here. Tokenizers, templates and batches are imported
-from their own modules: `rsft_jax.data.tokenizer`, `rsft_jax.data.chat`, `rsft_jax.data.batches`.
+Only what needs nothing but NumPy is exported here. Tokenizers and templates are imported from their
+own modules: `rsft_jax.data.tokenizer`, `rsft_jax.data.chat`.
 """
 
 from rsft_jax.data.cursor import PromptCursor, epoch_order, take

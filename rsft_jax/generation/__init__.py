@@ -21,9 +21,9 @@ from rsft_jax.generation.decode import (
 )
 from rsft_jax.generation.generate import generate
 from rsft_jax.generation.law import Block, Context, Frontier, log_prob, sampling_logits
+from rsft_jax.generation.log_probs import score
 from rsft_jax.generation.memory import GenerationMemory, generation_memory
 from rsft_jax.generation.pruning import PrunedCompletions, Pruning, generate_pruned
-from rsft_jax.generation.scoring import score
 from rsft_jax.generation.slots import GenerationProgress
 from rsft_jax.generation.speculative import Draft, ModelDraft, NgramDraft, Speculative
 from rsft_jax.generation.stopping import stop_strings

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from rsft_jax.generation.buffers import Table
 from rsft_jax.generation.decode import InitCacheFn
 from rsft_jax.generation.device import Drawn, Request
-from rsft_jax.generation.preparation import (
+from rsft_jax.generation.inputs import (
     candidate_keys,
     check_request,
     make_policy,
     masks_of_prompts,
 )
-from rsft_jax.generation.scorer import RewardOfTokens, Scorer
+from rsft_jax.generation.reward_thread import RewardOfTokens, Scorer
 from rsft_jax.generation.slots import GenerationProgress, run_slots
-from rsft_jax.generation.table import Table
 from rsft_jax.generation.types import (
     Completions,
     Prompts,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rsft_jax.generation.decode import InitCacheFn
-from rsft_jax.generation.preparation import make_policy
+from rsft_jax.generation.inputs import make_policy
 from rsft_jax.types import LogitsFn, Params
 
 

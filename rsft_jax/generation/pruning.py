@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from rsft_jax.generation.buffers import Table
 from rsft_jax.generation.decode import InitCacheFn
 from rsft_jax.generation.device import Request, SlotsOnDevice
-from rsft_jax.generation.preparation import candidate_keys, check_request, make_policy
-from rsft_jax.generation.table import Table
+from rsft_jax.generation.inputs import candidate_keys, check_request, make_policy
 from rsft_jax.generation.types import Completions, Prompts, SamplingParams, as_prompts
 from rsft_jax.selection import Law
 from rsft_jax.types import Array, LogitsFn, Params, PRNGKey, record

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.generation.history import init_history
 from rsft_jax.generation.law import (
     Block,
     Context,
@@ -20,6 +19,7 @@ from rsft_jax.generation.law import (
     sampling_logits,
 )
 from rsft_jax.generation.types import SamplingParams
+from rsft_jax.generation.uncached import init_history
 from rsft_jax.sampling.speculative import speculative_sample
 from rsft_jax.types import Array, Cache, LogitsFn, Params, PRNGKey
 
@@ -152,7 +152,7 @@ class Speculative:
 
     Example:
       >>> from rsft_jax.generation import generate
-      >>> from rsft_jax.generation.history import HistoryLogits, init_history
+      >>> from rsft_jax.generation.uncached import HistoryLogits, init_history
       >>> bigram = lambda params, tokens, positions, cache: (params[tokens], cache)
       >>> table = jnp.log(jnp.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))
       >>> policy = Speculative(HistoryLogits(bigram), init_history, NgramDraft(1, 3), num_drafts=3)

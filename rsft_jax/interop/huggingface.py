@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from rsft_jax.data.tokenizer import Tokenizer
-from rsft_jax.interop.llama import (
+from rsft_jax.interop.formats.safetensors import SafetensorsFile
+from rsft_jax.models.families.llama import (
     fit_config,
     make_config,
     params_from_tensors,
     tensors_from_params,
 )
-from rsft_jax.interop.safetensors import SafetensorsFile
 from rsft_jax.models.transformer import TransformerConfig
 from rsft_jax.types import Params
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from rsft_jax.data.tokenizer import Tokenizer
-from rsft_jax.interop.files import refuse_pickles
-from rsft_jax.interop.gguf import read_gguf
+from rsft_jax.interop.formats.files import refuse_pickles
+from rsft_jax.interop.formats.gguf import read_gguf
 from rsft_jax.interop.huggingface import read_huggingface, write_huggingface
 from rsft_jax.models.transformer import Transformer
 from rsft_jax.types import Params

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rsft_jax.models.kept import name_kept
 from rsft_jax.models.products import dot, wide_dtype
+from rsft_jax.models.remat import name_kept
 from rsft_jax.types import Array
 
 ATTENDED = "attended"

@@ -34,8 +34,8 @@ from flax.core import unfreeze
 from jax import lax
 
 from rsft_jax.models.attention import ATTENDED, cached_attention, causal_attention, rotate
-from rsft_jax.models.kept import kept
 from rsft_jax.models.products import head_product, product, wide_dtype
+from rsft_jax.models.remat import kept
 from rsft_jax.types import Array, Cache, LogitsFn, Params
 
 _PRODUCT = "product"  # names the output of a product with weights, for `remat`
@@ -76,7 +76,7 @@ class TransformerConfig:
       dtype: of activations and matrix products; parameters keep their own.
       carried_dtype: in which a scan over layers holds the residual stream, which each layer rounds
         to `dtype` all the same. By default `dtype`, but float32 for a half-precision model on a
-        CPU, where the stack of it would be converted; see `rsft_jax.models.kept`.
+        CPU, where the stack of it would be converted; see `rsft_jax.models.remat`.
       cache_dtype: of the key-value cache. By default `dtype`, but float32 for a half-precision
         model on a CPU: XLA:CPU scatters half precision by way of float32, and would convert the
         whole cache there and back in every step (64 rows of a 135M model: 90 ms a step, not 72).

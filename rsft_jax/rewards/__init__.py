@@ -4,11 +4,11 @@ A reward is any `RewardFn` (see `rsft_jax.types`). The functions here make some;
 need are imported when they are called, and come with the extra `rsft_jax[rewards]`.
 """
 
+from rsft_jax.metrics.diversity import distinct_n, self_bleu
+from rsft_jax.metrics.intervals import Interval, bootstrap_interval, paired_difference_interval
 from rsft_jax.rewards.columns import ColumnReward, from_columns, to_columns
 from rsft_jax.rewards.combine import WeightedSum, weighted_sum
-from rsft_jax.rewards.diversity import distinct_n, self_bleu
 from rsft_jax.rewards.guarded import GuardedReward, RewardError, ScoreReport, as_rewards, guard
-from rsft_jax.rewards.intervals import Interval, bootstrap_interval, paired_difference_interval
 from rsft_jax.rewards.length import length_penalty
 from rsft_jax.rewards.offensive import offensive
 from rsft_jax.rewards.readability import reading_ease

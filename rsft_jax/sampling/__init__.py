@@ -3,6 +3,7 @@
 See the README of this folder for which rule to use when.
 """
 
+from rsft_jax.numerics.keys import unrolled_key
 from rsft_jax.sampling.categorical import (
     greedy_token,
     sample_categorical,
@@ -32,7 +33,6 @@ from rsft_jax.sampling.diagnostics import (
     unbiased_rate,
     win_rate_bound,
 )
-from rsft_jax.sampling.draws import unrolled_key
 from rsft_jax.sampling.envelopes import (
     BudgetedEnvelope,
     EmpiricalEnvelope,

@@ -13,8 +13,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_vocabulary
-from rsft_jax.sampling.counting import first_true, last_true
+from rsft_jax.numerics.checks import check_vocabulary
+from rsft_jax.numerics.counting import first_true, last_true
 from rsft_jax.types import Array
 
 _MAX_BLOCK = 256

@@ -10,15 +10,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer, check_vocabulary
+from rsft_jax.numerics.checks import check_integer, check_vocabulary
+from rsft_jax.numerics.keys import check_key, log_uniform, row_keys, unit_uniform
+from rsft_jax.numerics.loops import vary_like
 from rsft_jax.sampling.categorical import (
     categorical_cdf,
     pick_by_mass,
     pick_within,
     take_block,
 )
-from rsft_jax.sampling.draws import check_key, log_uniform, row_keys, unit_uniform
-from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array, PRNGKey, record
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer, check_number
-from rsft_jax.sampling.counting import running_count
-from rsft_jax.sampling.draws import (
+from rsft_jax.numerics.checks import check_integer, check_number
+from rsft_jax.numerics.counting import running_count
+from rsft_jax.numerics.keys import (
     check_key,
     counter_bits,
     log_uniform,
@@ -17,8 +17,8 @@ from rsft_jax.sampling.draws import (
     row_keys,
     unrolled_key,
 )
+from rsft_jax.numerics.loops import vary_like
 from rsft_jax.sampling.rejection import RejectionSample
-from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array, Numeric, PRNGKey
 
 _BLOCK = 1 << 18  # proposals drawn at a time: large enough to vectorise, small enough for a cache

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsft_jax.sampling.arguments import check_between, check_integer, check_number
+from rsft_jax.numerics.checks import check_between, check_integer, check_number
 from rsft_jax.types import Array, Numeric, record
 
 

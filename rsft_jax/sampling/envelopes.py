@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_between, check_number, check_vocabulary
+from rsft_jax.numerics.checks import check_between, check_number, check_vocabulary
 from rsft_jax.sampling.categorical import categorical_cdf
 from rsft_jax.sampling.rejection import computed_dtype, log_ratio_supremum
 from rsft_jax.types import Array, Numeric, record

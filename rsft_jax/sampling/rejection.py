@@ -18,12 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsft_jax.sampling.arguments import (
+from rsft_jax.numerics.checks import (
     check_between,
     check_integer,
     check_number,
     check_vocabulary,
 )
+from rsft_jax.numerics.keys import check_key, log_uniform, row_keys, unit_uniform
+from rsft_jax.numerics.loops import vary_like
 from rsft_jax.sampling.categorical import (
     CategoricalCdf,
     block_reduce,
@@ -31,8 +33,6 @@ from rsft_jax.sampling.categorical import (
     draw_from_cdf,
     has_nan,
 )
-from rsft_jax.sampling.draws import check_key, log_uniform, row_keys, unit_uniform
-from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array, Numeric, PRNGKey, record
 
 _LANES = 512  # rows tried at a time: enough to vectorise, few enough not to waste the last ones

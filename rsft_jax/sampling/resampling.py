@@ -6,9 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer, check_number
+from rsft_jax.numerics.checks import check_integer, check_number
+from rsft_jax.numerics.keys import check_key, log_uniform, row_keys, unit_uniform
 from rsft_jax.sampling.categorical import sample_categorical
-from rsft_jax.sampling.draws import check_key, log_uniform, row_keys, unit_uniform
 from rsft_jax.types import Array, Numeric, PRNGKey, record
 
 

@@ -11,7 +11,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer, check_vocabulary
+from rsft_jax.numerics.checks import check_integer, check_vocabulary
+from rsft_jax.numerics.keys import check_key, is_typed, log_uniform, row_keys, unit_uniform
+from rsft_jax.numerics.loops import vary_like
 from rsft_jax.sampling.categorical import (
     CategoricalCdf,
     block_reduce,
@@ -21,8 +23,6 @@ from rsft_jax.sampling.categorical import (
     pick_within,
     take_block,
 )
-from rsft_jax.sampling.draws import check_key, is_typed, log_uniform, row_keys, unit_uniform
-from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array, PRNGKey, record
 
 

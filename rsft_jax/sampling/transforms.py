@@ -19,15 +19,15 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_between, check_integer, check_vocabulary
+from rsft_jax.numerics.checks import check_between, check_integer, check_vocabulary
+from rsft_jax.numerics.counting import first_true
+from rsft_jax.numerics.loops import vary_like
 from rsft_jax.sampling.categorical import (
     block_reduce,
     greedy_token,
     has_nan,
     take_block,
 )
-from rsft_jax.sampling.counting import first_true
-from rsft_jax.sampling.varying import vary_like
 from rsft_jax.types import Array
 
 _MAX_HEAP = 64

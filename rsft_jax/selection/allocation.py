@@ -5,7 +5,7 @@ import math
 import chex
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_between, check_integer, check_number
+from rsft_jax.numerics.checks import check_between, check_integer, check_number
 from rsft_jax.types import Array
 
 

@@ -5,7 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.draws import check_key
+from rsft_jax.numerics.keys import check_key
 from rsft_jax.selection.types import (
     Candidates,
     Law,

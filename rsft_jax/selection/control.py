@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.counting import running_count
+from rsft_jax.numerics.counting import running_count
 from rsft_jax.selection.randomness import candidate_bits
 from rsft_jax.selection.ranks import smallest
 from rsft_jax.selection.types import (

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer, check_number
-from rsft_jax.sampling.counting import running_count
+from rsft_jax.numerics.checks import check_integer, check_number
+from rsft_jax.numerics.counting import running_count
 from rsft_jax.selection.arguments import label, per_prompt
 from rsft_jax.selection.types import (
     Candidates,

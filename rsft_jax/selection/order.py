@@ -7,8 +7,8 @@ these rules draws, and none depends on the scale of the rewards.
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_between, check_integer
-from rsft_jax.sampling.counting import first_true
+from rsft_jax.numerics.checks import check_between, check_integer
+from rsft_jax.numerics.counting import first_true
 from rsft_jax.selection.ranks import (
     Scope,
     check_scope,

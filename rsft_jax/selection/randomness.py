@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.draws import check_key, log_uniform, threefry_2x32
+from rsft_jax.numerics.keys import check_key, log_uniform, threefry_2x32
 from rsft_jax.selection.types import Candidates
 from rsft_jax.types import Array, PRNGKey
 

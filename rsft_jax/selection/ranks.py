@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.counting import running_count
+from rsft_jax.numerics.counting import running_count
 from rsft_jax.types import Array, Numeric
 
 Scope = Literal["prompt", "batch"]

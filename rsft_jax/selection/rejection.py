@@ -8,8 +8,8 @@ The rules differ in what they know of p~ / q and in M.
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_between, check_integer, check_number
-from rsft_jax.sampling.counting import running_count
+from rsft_jax.numerics.checks import check_between, check_integer, check_number
+from rsft_jax.numerics.counting import running_count
 from rsft_jax.selection.arguments import label, per_prompt
 from rsft_jax.selection.randomness import candidate_log_uniform
 from rsft_jax.selection.ranks import (

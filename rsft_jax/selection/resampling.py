@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.sampling.arguments import check_integer, check_number
-from rsft_jax.sampling.draws import log_uniform
+from rsft_jax.numerics.checks import check_integer, check_number
+from rsft_jax.numerics.keys import log_uniform
 from rsft_jax.selection.arguments import label
 from rsft_jax.selection.randomness import candidate_bits, candidate_log_uniform
 from rsft_jax.selection.ranks import smallest

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 
-from rsft_jax.sampling.arguments import check_integer, check_number
+from rsft_jax.numerics.checks import check_integer, check_number
 from rsft_jax.selection.arguments import label, per_prompt
 from rsft_jax.selection.types import Candidates, Decision, Law, SelectionRule, make_rule
 from rsft_jax.types import Array, Numeric

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsft_jax.sampling.draws import check_key
+from rsft_jax.numerics.keys import check_key
 from rsft_jax.types import Array, PRNGKey, record
 
 

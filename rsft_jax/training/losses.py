@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from rsft_jax.data.batches import Batch, PackedBatch
 from rsft_jax.models.products import wide_dtype
+from rsft_jax.training.batches import Batch, PackedBatch
 from rsft_jax.training.chunks import (
     check_chunk_tokens,
     chunked,
@@ -27,7 +27,7 @@ from rsft_jax.training.chunks import (
     sum_over_chunks,
     take,
 )
-from rsft_jax.training.places import completion_places, packed_places, row_places
+from rsft_jax.training.loss_positions import completion_places, packed_places, row_places
 from rsft_jax.types import Array, Numeric, Params, PRNGKey, record
 
 NORMALISATIONS = ("token", "sequence")

@@ -11,9 +11,9 @@ from flax import linen as nn
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rsft_jax.data.batches import Batch, PackedBatch
 from rsft_jax.models.transformer import Layer
 from rsft_jax.sharding.rules import TrainShardings
+from rsft_jax.training.batches import Batch, PackedBatch
 from rsft_jax.training.losses import LossFn, LossTerms, completion_loss
 from rsft_jax.training.parts import Part
 from rsft_jax.training.state import TrainState

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rsft_jax.data import MAX_LINE_BYTES, fields_by_text, fingerprint, load_prompts, read_prompts
 
-STORIES = Path(__file__).parents[2] / "experiments" / "data" / "stories.jsonl"
+STORIES = Path(__file__).parents[2] / "experiments" / "applications" / "stories" / "prompts.jsonl"
 
 
 @pytest.fixture

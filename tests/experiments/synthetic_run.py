@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from rsft_jax.rewards.intervals import bootstrap_interval
+from rsft_jax.metrics.intervals import bootstrap_interval
 from rsft_jax.rollouts import read_rollouts, write_rollouts
 
 NASTY = "<script>alert('x')</script> & \"quoted\" <img src=http://example.invalid/x.png> $x^2$"
@@ -223,8 +223,8 @@ def _train(rng, folder, arm, round_, num_prompts, num_candidates, before):
 
 def write_synthetic_gaussian(folder: Path, *, seed: int = 0) -> Path:
     """Writes the folder of a Gaussian run: its exact laws are the experiment's, its draws ours."""
-    from rsft_jax.experiments import gaussian
-    from rsft_jax.experiments.schema import ProblemConfig
+    from rsft_jax.experiments.settings.schema import ProblemConfig
+    from rsft_jax.experiments.textbook import run as gaussian
 
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)

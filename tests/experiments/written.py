@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from rsft_jax.experiments.study import ARMS, METRICS, load_study
-from rsft_jax.experiments.tune import figures
+from rsft_jax.experiments.sweeps.study import ARMS, METRICS, load_study
+from rsft_jax.experiments.sweeps.tune import figures
 
 _SEARCHES = {
     "language": ["sweep=beta_lr", "experiment=smoke"],

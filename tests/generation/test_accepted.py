@@ -14,7 +14,7 @@ import pytest
 
 from rsft_jax.generation import REASONS, SamplingParams, generate, generate_accepted
 from rsft_jax.generation.device import Drawn
-from rsft_jax.generation.scorer import Scorer
+from rsft_jax.generation.reward_thread import Scorer
 from rsft_jax.selection import (
     Candidates,
     best_of_n,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rsft_jax.generation import SamplingParams, decode_step, generate, init_state, score
-from rsft_jax.generation.history import HistoryLogits, init_history
+from rsft_jax.generation.uncached import HistoryLogits, init_history
 from tests.gates import DEFAULT_DRAWS, SLOW_DRAWS, ToyModel, assert_law, assert_rejects
 from tests.generation.toys import PROMPT, ToyLogits, count_completions, enumerate_law
 

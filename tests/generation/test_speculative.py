@@ -17,7 +17,7 @@ from rsft_jax.generation import (
     generate_accepted,
     score,
 )
-from rsft_jax.generation.history import HistoryLogits, init_history
+from rsft_jax.generation.uncached import HistoryLogits, init_history
 from rsft_jax.models import cache_fn, logits_fn
 from rsft_jax.selection import threshold
 from tests.gates import DEFAULT_DRAWS, SLOW_DRAWS, ToyModel, assert_law, assert_rejects

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from rsft_jax.interop.gguf import GGUFFile, read_gguf, unpermute
+from rsft_jax.interop.formats.gguf import GGUFFile, read_gguf, unpermute
 from rsft_jax.interop.pretrained import load_pretrained
 from tests.tiny import tiny_config, tiny_params, tiny_tokenizer, write_tiny_gguf
 
@@ -188,7 +188,7 @@ def test_gguf_many_strings_are_not_decoded_to_be_skipped(tmp_path):
 
 
 def test_gguf_more_strings_than_any_model_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("rsft_jax.interop.gguf.MAX_STRINGS", 100)
+    monkeypatch.setattr("rsft_jax.interop.formats.gguf.MAX_STRINGS", 100)
     path = tmp_path / "strings.gguf"
     for count, fine in ((100, True), (101, False)):
         raw = string("a") + struct.pack("<IIQ", 9, 8, count) + string("") * count

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from rsft_jax.interop.formats.safetensors import SafetensorsFile
 from rsft_jax.interop.pretrained import load_pretrained, save_pretrained
-from rsft_jax.interop.safetensors import SafetensorsFile
 from rsft_jax.models.transformer import Transformer, stack_layers
 from tests.tiny import CHATML, tiny_config, tiny_params, tiny_tensors, tiny_tokenizer
 

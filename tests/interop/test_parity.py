@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsft_jax.experiments.assets import fetch
+from rsft_jax.experiments.language.assets import fetch
 from rsft_jax.interop import load_pretrained
 from rsft_jax.models.transformer import init_cache, logits_fn
 

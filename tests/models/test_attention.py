@@ -18,7 +18,7 @@ from rsft_jax.models.attention import (
     causal_attention,
     rotate,
 )
-from rsft_jax.models.kept import kept
+from rsft_jax.models.remat import kept
 
 # One block; a block and one token more; four blocks, even and with a shorter last one.
 LENGTHS = (1, 7, 65, 256, 259)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rsft_jax.numerics.keys import log_uniform
 from rsft_jax.sampling import log_envelope_supremum, rejection_sample
-from rsft_jax.sampling.draws import log_uniform
 from tests.gates import (
     DEFAULT_DRAWS,
     SLOW_DRAWS,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from rsft_jax.data.batches import pack_batches
 from rsft_jax.models.transformer import Transformer
 from rsft_jax.sharding.mesh import make_mesh
 from rsft_jax.sharding.rules import RULES, logical_axes, train_shardings
+from rsft_jax.training.batches import pack_batches
 from rsft_jax.training.losses import completion_loss
 from rsft_jax.training.optimizers import make_optimizer
 from rsft_jax.training.parts import all_parameters, last_layers, lora, with_reference

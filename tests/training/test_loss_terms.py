@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from rsft_jax.data.batches import make_batches, pack_batches
 from rsft_jax.models.transformer import Transformer
+from rsft_jax.training.batches import make_batches, pack_batches
 from rsft_jax.training.losses import completion_loss
 from rsft_jax.training.optimizers import make_optimizer
 from rsft_jax.training.parts import all_parameters, lora, with_reference

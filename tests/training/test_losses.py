@@ -8,8 +8,8 @@ import pytest
 from flax import linen as nn
 from jax.test_util import check_grads
 
-from rsft_jax.data.batches import Batch, make_batches
 from rsft_jax.models.transformer import Transformer
+from rsft_jax.training.batches import Batch, make_batches
 from rsft_jax.training.chunks import sum_over_chunks
 from rsft_jax.training.losses import (
     completion_loss,

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from rsft_jax.data.batches import make_batches
 from rsft_jax.generation import SamplingParams, generate
 from rsft_jax.rounds import run_rounds
 from rsft_jax.selection import statistical_rejection
@@ -24,6 +23,7 @@ from rsft_jax.training import (
     make_optimizer,
     make_train_step,
 )
+from rsft_jax.training.batches import make_batches
 from tests.gates import assert_law, assert_rejects, tv_bound
 
 VOCABULARY, LENGTH, BETA = 5, 3, 0.7

@@ -1,6 +1,6 @@
 """Models: (dtype) -> Pretrained."""
 
-from rsft_jax.experiments.tiny import random_policy
+from rsft_jax.experiments.language.tiny import random_policy
 from rsft_jax.interop import Pretrained
 
 

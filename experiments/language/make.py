@@ -1,0 +1,273 @@
+"""Turns settings into the objects of the library: one small function for each part."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from rsft_jax import selection as rules
+from rsft_jax import sharding, training
+from rsft_jax.data import Prompt, read_prompts
+from rsft_jax.data.tokenizer import Tokenizer
+from rsft_jax.generation import SamplingParams
+from rsft_jax.interop import Pretrained, load_pretrained
+from rsft_jax.rewards import (
+    WeightedSum,
+    length_penalty,
+    offensive,
+    polarity,
+    repetition,
+    sentiment,
+    weighted_sum,
+)
+from rsft_jax.types import PRNGKey, RewardFn
+
+from ..settings import schema, user_code
+from ..settings.typed import to_dict
+from ..terminal.errors import ConfigError, one_line, shown
+from . import assets, tiny
+
+_STORIES = Path(__file__).parents[1] / "applications" / "stories" / "prompts.jsonl"
+
+
+def load_policy(policy: schema.PolicyConfig, allowed: Sequence[str] = ()) -> Pretrained:
+    """Loads the model, its parameters and its tokenizer; fetches a pinned file when needed.
+
+    Raises:
+      ConfigError: the asset is unknown, or the file is missing, damaged or of no known kind.
+    """
+    dtype = jnp.dtype(policy.dtype)
+    if policy.function is not None:
+        make = user_code.load_function(policy.function, allowed, "policy.function")
+        found = user_code.call(make, "policy.function", dtype=dtype)
+        if not isinstance(found, Pretrained):
+            raise ConfigError(
+                f"policy.function: {policy.function} must return a Pretrained(model, params, "
+                f"tokenizer), got {type(found).__name__}"
+            )
+        return found
+    if policy.asset == "tiny-random":
+        return tiny.random_policy(dtype)
+    if policy.asset is not None:
+        if policy.asset not in assets.ASSETS:
+            known = ", ".join([*assets.ASSETS, "tiny-random"])
+            raise ConfigError(f"policy.asset: {shown(policy.asset)}; known assets: {known}")
+        return load_pretrained(assets.fetch(policy.asset), dtype=dtype)
+    try:
+        return load_pretrained(Path(str(policy.path)), dtype=dtype)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"policy.path: {shown(policy.path)}; {error}") from None
+
+
+def load_prompt_split(data: schema.DataConfig, *, heldout: bool) -> list[Prompt]:
+    """Reads the training or the held-out prompts."""
+    path = _STORIES if data.path is None else Path(data.path)
+    split = data.heldout_split if heldout else data.train_split
+    limit = data.max_heldout_prompts if heldout else data.max_train_prompts
+    try:
+        found = read_prompts(path, split, limit)
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        text = f"data.path: {shown(str(path))}; cannot be read ({reason})"
+        raise ConfigError(text) from None
+    except ValueError as error:
+        raise ConfigError(f"data.path: {error}") from None
+    if not found.prompts:
+        raise ConfigError(f"data.path: {path}; has no usable prompt of the split {split!r}")
+    return list(found.prompts)
+
+
+def encode_prompts(
+    prompts: list[Prompt], tokenizer: Tokenizer, *, room: int
+) -> tuple[list[str], list[list[int]]]:
+    """Renders prompts as chats, or as they are for a model without a chat template.
+
+    Args:
+      prompts: the prompts.
+      tokenizer: the policy's.
+      room: longest prompt that leaves space for a completion, in tokens.
+
+    Returns:
+      The rendered texts and their token ids.
+
+    Raises:
+      ConfigError: for a prompt that is longer, by its id; nothing is cut in silence.
+    """
+    texts, encoded = [], []
+    for prompt in prompts:
+        if tokenizer.chat_template is None:
+            texts.append(prompt.text)
+            encoded.append(tokenizer.encode(prompt.text))
+        else:
+            texts.append(tokenizer.render_chat(prompt.messages))
+            encoded.append(tokenizer.encode_chat(prompt.messages))
+        if not 1 <= len(encoded[-1]) <= room:
+            raise ConfigError(
+                f"data.path: prompt {prompt.id} has {len(encoded[-1])} tokens; the policy's "
+                f"context less sampling.max_new_tokens leaves room for 1 to {room}"
+            )
+    return texts, encoded
+
+
+def sampling_params(
+    sampling: schema.SamplingConfig, stop_token_ids: tuple[int, ...]
+) -> SamplingParams:
+    """The law that completions are drawn from."""
+    return SamplingParams(
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        stop_token_ids=stop_token_ids,
+        min_new_tokens=sampling.min_new_tokens,
+        repetition_penalty=sampling.repetition_penalty,
+    )
+
+
+def make_reward(reward: schema.RewardConfig, allowed: Sequence[str] = ()) -> WeightedSum:
+    """The reward that selection looks at, as named terms; penalties count negatively."""
+    own_terms = {
+        term.name: (
+            user_code.load_function(term.function, allowed, f"reward.functions[{number}].function"),
+            term.weight,
+        )
+        for number, term in enumerate(reward.functions)
+    }
+    return weighted_sum(
+        {
+            "sentiment": (sentiment(), reward.sentiment),
+            "offensive": (offensive(), -reward.offensive),
+            "repetition": (repetition(), -reward.repetition),
+            "length": (length_penalty(reward.min_words, reward.max_words), -reward.length),
+            **own_terms,
+        }
+    )
+
+
+def reward_version(reward: schema.RewardConfig) -> str:
+    """Names a reward: another setting, or another version of this package, is another name."""
+    text = f"{to_dict(reward)} {importlib.metadata.version('rsft_jax')}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def make_judge(reward: schema.RewardConfig) -> RewardFn:
+    """The second judge, which training never sees."""
+    return {"polarity": polarity}[reward.judge]()
+
+
+def make_rule(
+    selection: schema.SelectionConfig, allowed: Sequence[str] = ()
+) -> rules.SelectionRule:
+    """The selection rule, with its budget as a rule of its own behind it."""
+    rule, budget = make_unlimited_rule(selection, allowed), budget_of(selection)
+    return rule if budget is None else rules.chain(rule, rules.at_most(budget))
+
+
+def make_unlimited_rule(
+    selection: schema.SelectionConfig, allowed: Sequence[str] = ()
+) -> rules.SelectionRule:
+    """The selection rule without its budget."""
+    match selection:
+        case schema.BestOfN():
+            return rules.best_of_n()
+        case schema.TopK(k=k):
+            return rules.top_k(k)
+        case schema.Threshold(minimum=minimum):
+            return rules.threshold(minimum)
+        case schema.StatisticalRejection(beta=beta, max_reward=bound):
+            return rules.statistical_rejection(beta, max_reward=bound)
+        case schema.RandomControl(k=k):
+            return rules.random_control(rules.top_k(k))
+        case schema.OwnRule(function=path, options=options):
+            make = user_code.load_function(path, allowed, "selection.function")
+            rule = user_code.call(make, "selection.function", **options)
+            if not isinstance(rule, rules.SelectionRule):
+                raise ConfigError(
+                    f"selection.function: {path} must return a SelectionRule, "
+                    f"got {type(rule).__name__}"
+                )
+            return rule
+
+
+def budget_of(selection: schema.SelectionConfig) -> int | None:
+    """The most candidates of one prompt that a rule takes of those it accepts; None for all."""
+    limited = schema.Threshold | schema.StatisticalRejection | schema.OwnRule
+    return selection.budget if isinstance(selection, limited) else None
+
+
+def most_accepted(selection: schema.SelectionConfig, num_candidates: int) -> int:
+    """The most candidates of one prompt that a rule can accept."""
+    match selection:
+        case schema.BestOfN():
+            return 1
+        case schema.TopK(k=k) | schema.RandomControl(k=k):
+            return k
+        case schema.Threshold() | schema.StatisticalRejection() | schema.OwnRule():
+            return budget_of(selection) or num_candidates
+
+
+def make_part(settings: schema.TrainingConfig, key: PRNGKey) -> training.Part:
+    """Which parameters are trained; `key` draws the adapters."""
+    remat = settings.remat
+    match settings.part:
+        case schema.AllParameters():
+            return training.all_parameters(remat=remat)
+        case schema.Lora(rank=rank, alpha=alpha, targets=targets, dropout=dropout):
+            return training.lora(
+                key, rank=rank, alpha=alpha, targets=targets, dropout=dropout, remat=remat
+            )
+        case schema.LastLayers(num_layers=num_layers):
+            return training.last_layers(num_layers, remat=remat)
+        case schema.Matching(patterns=patterns):
+            return training.matching(*patterns, remat=remat)
+
+
+def make_optimizer(config: schema.LanguageConfig) -> optax.GradientTransformation:
+    """The optimizer; its schedule spans the steps that all rounds can take together."""
+    settings = config.training
+    accepted = config.rounds.prompts_per_round * most_accepted(
+        config.selection, config.sampling.num_candidates
+    )
+    rounds = 1 if settings.restart else config.rounds.num_rounds
+    steps = rounds * settings.epochs * -(-accepted // settings.batch_size)
+    return training.make_optimizer(
+        settings.optimizer,
+        learning_rate=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        total_steps=max(steps, settings.warmup_steps + 1),
+        clip_norm=settings.clip_norm,
+        weight_decay=settings.weight_decay,
+        ema_decay=settings.ema_decay,
+    )
+
+
+def make_mesh(mesh: schema.MeshConfig, batch_size: int) -> Mesh | None:
+    """The devices of training, or None for one device.
+
+    Raises:
+      ConfigError: the sizes do not make up the devices, or do not divide the batch.
+    """
+    if mesh.rules == "single":
+        return None
+    try:
+        made = sharding.make_mesh(data=mesh.data, fsdp=mesh.fsdp, tensor=mesh.tensor)
+    except ValueError as error:
+        raise ConfigError(f"mesh: {error}") from None
+    try:
+        sharding.check_batch_size(made, batch_size)
+    except ValueError as error:
+        raise ConfigError(f"training.{error}") from None
+    return made
+
+
+def run_keys(seed: int) -> dict[str, PRNGKey]:
+    """One key for each use of randomness in a run, all from its seed."""
+    names = ("rounds", "evaluation", "adapters", "dropout")
+    return dict(zip(names, jax.random.split(jax.random.key(seed), len(names))))

@@ -1,0 +1,172 @@
+"""Plain data to typed, frozen dataclasses, and back.
+
+Hydra composes YAML files into nested dicts of plain values; `build` turns such a dict into one of
+the dataclasses of `schema.py`. OmegaConf's structured configs do nearly the same, but frozen
+classes are read-only to them, a union of dataclasses is not supported, `Literal` fails before
+version 2.4, and a boolean passes for a number. Sixty lines here give exact types and errors that
+name the field.
+
+Supported annotations: bool, int, float, str, `Literal[...]`, `X | None`, `tuple[X, ...]`, dicts of
+single values, dataclasses, and unions of dataclasses told apart by a field of type `Literal`.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..terminal.errors import ConfigError, shown
+
+_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+
+
+def build(annotation: Any, data: Any, path: str = "") -> Any:
+    """Checks `data` against an annotation and returns the typed value.
+
+    Args:
+      annotation: a dataclass, or any annotation listed above.
+      data: dicts, lists and scalars.
+      path: dotted name of this place, for errors.
+
+    Returns:
+      An instance of the dataclass, or the checked value.
+
+    Raises:
+      ConfigError: unknown or missing field, wrong type. One line; names the field.
+    """
+    variants = _variants(annotation)
+    if variants:
+        return _build_dataclass(_choose(variants, data, path), data, path)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        if data not in arguments or isinstance(data, bool):
+            raise ConfigError(f"{path}: {shown(data)} is not one of {_listed(arguments)}")
+        return data
+    if origin in (typing.Union, types.UnionType):  # only `X | None` is left
+        if data is None:
+            return None
+        return build(next(a for a in arguments if a is not types.NoneType), data, path)
+    if origin is tuple:
+        if not isinstance(data, list | tuple):
+            raise ConfigError(f"{path}: {shown(data)} is not a list, such as [a,b]")
+        return tuple(build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(data))
+    if origin is dict:
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{path}: {shown(data)} is not a group of values, such as {{a: 1}}")
+        for name, value in data.items():
+            if not isinstance(value, bool | int | float | str):
+                raise ConfigError(f"{_join(path, str(name))}: {shown(value)} is not a single value")
+        return {str(name): value for name, value in data.items()}
+    accepted = (int, float) if annotation is float else (annotation,)
+    if type(data) not in accepted:  # exact: a boolean is an int to Python, not to us
+        raise ConfigError(f"{path}: {shown(data)} is not {_NAMES[annotation]}")
+    try:
+        return annotation(data)
+    except OverflowError:  # an integer beyond the range of floats
+        raise ConfigError(f"{path}: {shown(data)} is too large") from None
+
+
+def to_dict(value: Any) -> Any:
+    """Returns the plain data from which `build` makes the same value."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [to_dict(item) for item in value] if isinstance(value, tuple) else value
+
+
+def field_paths(annotation: Any, prefix: str = "") -> Iterator[str]:
+    """Yields the dotted name of every field, those of all variants of a union included."""
+    seen = set()
+    for cls in _variants(annotation):
+        for name, hint in typing.get_type_hints(cls).items():
+            path = f"{prefix}{name}"
+            if _variants(hint):
+                yield from field_paths(hint, f"{path}.")
+            elif path not in seen:
+                seen.add(path)
+                yield path
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns "; did you mean X?", or "" when nothing is near.
+
+    Siblings come first, then fields of the same last name elsewhere: a name that is right but
+    lacks its group counts as near.
+
+    >>> nearest("training.learning_rat", ["training.learning_rate", "seed"])
+    '; did you mean training.learning_rate?'
+    >>> nearest("learning_rate", ["training.learning_rate", "seed"])
+    '; did you mean training.learning_rate?'
+    """
+    names = list(names)
+    parent, _, leaf = name.rpartition(".")
+    siblings = [full for full in names if full.rpartition(".")[0] == parent]
+    for group in (siblings, names):
+        by_leaf = {full.rpartition(".")[2]: full for full in reversed(group)}
+        close = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.65)
+        if close:
+            return f"; did you mean {by_leaf[close[0]]}?"
+    return ""
+
+
+def _variants(annotation: Any) -> tuple[type, ...]:
+    """Returns the dataclasses that an annotation allows; empty when it allows none."""
+    candidates = typing.get_args(annotation) or (annotation,)
+    is_class = all(isinstance(c, type) and dataclasses.is_dataclass(c) for c in candidates)
+    return tuple(candidates) if is_class else ()
+
+
+def _tag(cls: type) -> tuple[str, str]:
+    """Returns the name and the value of the `Literal` field that marks a variant of a union."""
+    for name, hint in typing.get_type_hints(cls).items():
+        values = typing.get_args(hint)
+        if typing.get_origin(hint) is typing.Literal and len(values) == 1:
+            return name, values[0]
+    raise TypeError(f"{cls.__name__} has no Literal field that tells it from the others")
+
+
+def _choose(variants: tuple[type, ...], data: Any, path: str) -> type:
+    """Picks the variant of a union that the data names by its tag."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{path or 'config'}: {shown(data)} is not a group of settings")
+    if len(variants) == 1:
+        return variants[0]
+    by_tag = {_tag(cls)[1]: cls for cls in variants}
+    name = _tag(variants[0])[0]
+    full = _join(path, name)
+    if name not in data:
+        raise ConfigError(f"{full}: missing; must be one of {_listed(by_tag)}")
+    if not isinstance(data[name], str) or data[name] not in by_tag:
+        raise ConfigError(f"{full}: {shown(data[name])} is not one of {_listed(by_tag)}")
+    return by_tag[data[name]]
+
+
+def _build_dataclass(cls: type, data: Mapping, path: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    for name in data:
+        if name not in hints:
+            raise ConfigError(_unknown(cls, hints, str(name), path))
+    values = {}
+    for field in dataclasses.fields(cls):
+        full = _join(path, field.name)
+        if field.name in data and data[field.name] != "???":  # Hydra's mark of a missing value
+            values[field.name] = build(hints[field.name], data[field.name], full)
+        elif field.default is dataclasses.MISSING:
+            raise ConfigError(f"{full}: missing; give it as {full}=VALUE")
+    return cls(**values)
+
+
+def _unknown(cls: type, hints: Mapping[str, Any], name: str, path: str) -> str:
+    full = _join(path, name)
+    known = [*(_join(path, n) for n in hints), *field_paths(cls, f"{path}." if path else "")]
+    hint = nearest(full, known) or f"; known here: {_listed(hints)}"
+    return f"{full}: unknown field{hint}"
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,84 @@
+"""What every way of drawing checks and makes of its arguments."""
+
+import functools
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rsft_jax.generation.decode import InitCacheFn
+from rsft_jax.generation.device import Policy
+from rsft_jax.generation.types import Prompts, SamplingParams
+from rsft_jax.generation.uncached import HistoryLogits, init_history
+from rsft_jax.types import Array, LogitsFn, Params, PRNGKey
+
+
+def masks_of_prompts(allowed: Array | np.ndarray, count: int) -> Array | np.ndarray:
+    """`[P, V]` bool from `[V]` or `[P, V]`, on the host if it is there."""
+    chex.assert_rank(allowed, {1, 2})
+    xp = jnp if isinstance(allowed, jax.Array) else np
+    return xp.broadcast_to(allowed.astype(bool), (count, allowed.shape[-1]))
+
+
+def make_policy(logits_fn: LogitsFn, params: Params, init_cache: InitCacheFn | None) -> Policy:
+    """A policy that has a cache, be it the sequence so far."""
+    if init_cache is None:
+        return Policy(HistoryLogits(logits_fn), params, init_history)
+    return Policy(logits_fn, params, init_cache)
+
+
+def check_request(
+    prompts: Prompts,
+    num_candidates: int,
+    sampling: SamplingParams,
+    slots: int | None,
+    max_length: int | None,
+    *,
+    count: str = "num_candidates",
+) -> None:
+    """Raises ValueError for counts, prompts and lengths that cannot be; `count` names N."""
+    if num_candidates < 1:
+        raise ValueError(f"{count} must be at least 1, got {num_candidates}")
+    if slots is not None and slots < 1:
+        raise ValueError(f"slots must be at least 1 or None, got {slots}")
+    try:
+        lengths = np.asarray(prompts.lengths)
+    except jax.errors.TracerArrayConversionError:
+        return  # inside jit there is no value to check
+    if lengths.size == 0:
+        raise ValueError("prompts must hold at least one prompt, got none")
+    width = prompts.tokens.shape[1]
+    if lengths.min() < 1 or lengths.max() > width:
+        raise ValueError(f"prompt lengths must be in [1, {width}], got {lengths.tolist()}")
+    if max_length is not None and (room := max_length - sampling.max_new_tokens) < lengths.max():
+        row = int(lengths.argmax())
+        raise ValueError(
+            f"prompt {row} has {lengths[row]} tokens; with max_new_tokens = "
+            f"{sampling.max_new_tokens} a context of {max_length} leaves room for {max(room, 0)}"
+        )
+
+
+def candidate_keys(
+    key: PRNGKey,
+    prompts: Prompts,
+    prompt_ids: Array | np.ndarray | Sequence[int] | None,
+    num_candidates: int,
+) -> PRNGKey:
+    """`[P, N]` keys: `fold_in(fold_in(key, prompt_ids[i]), j)` for candidate j of prompt i."""
+    count = prompts.tokens.shape[0]
+    ids = jnp.arange(count) if prompt_ids is None else jnp.asarray(prompt_ids)
+    chex.assert_shape(ids, (count,))
+    return _candidate_keys(key, ids, num_candidates)
+
+
+@functools.partial(jax.jit, static_argnames="num_candidates")
+def _candidate_keys(key: PRNGKey, ids: Array, num_candidates: int) -> PRNGKey:
+    """`[P, N]` keys: `fold_in(fold_in(key, prompt), candidate)`."""
+
+    def of_prompt(prompt: Array) -> PRNGKey:
+        prompt_key = jax.random.fold_in(key, prompt)
+        return jax.vmap(lambda j: jax.random.fold_in(prompt_key, j))(jnp.arange(num_candidates))
+
+    return jax.vmap(of_prompt)(ids)

@@ -1,0 +1,35 @@
+import csv
+import doctest
+import io
+import os
+
+import pytest
+
+from rsft_jax.experiments.terminal import files
+from rsft_jax.experiments.terminal.files import to_csv, write_whole
+
+
+def test_a_file_is_replaced_whole_or_stays_what_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_whole(path, "old")
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+
+    def fails(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, "half")
+    assert path.read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_rows_of_different_fields_become_one_table():
+    text = to_csv([{"a": 1}, {"b": None, "a": 2.5}, {"b": float("nan"), "c": "x,y"}])
+    rows = list(csv.reader(io.StringIO(text)))
+    assert rows == [["a", "b", "c"], ["1", "", ""], ["2.5", "", ""], ["", "", "x,y"]]
+
+
+def test_example_runs():
+    assert doctest.testmod(files).failed == 0
