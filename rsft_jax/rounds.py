@@ -14,7 +14,7 @@ leaves logging, checkpoints and stopping to whoever iterates. Both draw the same
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rsft_jax.generation import Completions
+from rsft_jax.numerics.round_keys import collect_keys, round_keys, split_round
 from rsft_jax.selection import Candidates, Selection, SelectionRule
 from rsft_jax.types import Array, PRNGKey
 
@@ -30,11 +31,23 @@ class ProposeFn(Protocol):
     """Draws candidates from the current policy: `(key, state, prompts) -> completions`.
 
     What `run_rounds` is given as `prompts` reaches it unchanged, and what it returns reaches
-    `score` and `improve` unchanged.
+    `score` and `improve` unchanged. `Proposed(completions, info)` says more: the info goes into
+    the report.
     """
 
     def __call__(self, key: PRNGKey, state: Any, prompts: Any) -> Any:
         """Draws N completions for each prompt."""
+        ...
+
+
+class ScoreFn(Protocol):
+    """Scores candidates: `(prompts, completions) -> [P, N]` rewards, NaN for what has none.
+
+    `Scored(rewards, info)` says more: the info goes into the report.
+    """
+
+    def __call__(self, prompts: Any, completions: Any) -> "Array | np.ndarray | Scored":
+        """Scores every completion."""
         ...
 
 
@@ -51,6 +64,32 @@ class ImproveFn(Protocol):
         ...
 
 
+class Proposed(NamedTuple):
+    """What a `ProposeFn` may return: completions, and whatever else it knows of them."""
+
+    completions: Any
+    info: Any
+
+
+class Scored(NamedTuple):
+    """What a `ScoreFn` may return: `[P, N]` rewards, and whatever else it knows of them."""
+
+    rewards: Array | np.ndarray
+    info: Any
+
+
+class Info(NamedTuple):
+    """What is known of a round besides its arrays; None where nothing was said.
+
+    Attributes:
+      propose: of drawing, from `Proposed`.
+      score: of the rewards, from `Scored`.
+    """
+
+    propose: Any = None
+    score: Any = None
+
+
 class Collected(NamedTuple):
     """One round's candidates and the verdict on them.
 
@@ -58,11 +97,13 @@ class Collected(NamedTuple):
       completions: what `propose` returned.
       candidates: `[P, N]` their rewards, validity and log-probabilities.
       selection: `[P, N]` which were accepted, with weights.
+      info: what `propose` and `score` said besides.
     """
 
     completions: Any
     candidates: Candidates
     selection: Selection
+    info: Info = Info()
 
     @property
     def weights(self) -> Array:
@@ -97,6 +138,11 @@ class RoundReport:
     seconds: Mapping[str, float]
 
     @property
+    def info(self) -> Info:
+        """What `propose` and `score` said besides."""
+        return self.collected.info
+
+    @property
     def num_accepted(self) -> int:
         """How many candidates were accepted."""
         return int(np.asarray(self.collected.selection.accepted).sum())
@@ -112,7 +158,7 @@ def collect(
     prompts: Any,
     *,
     propose: ProposeFn,
-    score: Callable[[Any, Any], Array | np.ndarray],
+    score: ScoreFn,
     rule: SelectionRule,
 ) -> Collected:
     """Draws candidates, scores and selects them; pure when the functions are.
@@ -126,12 +172,45 @@ def collect(
       rule: accepts or rejects.
 
     Returns:
-      The candidates and the selection.
+      The candidates and the selection, with what `propose` and `score` said besides.
+
+    Example:
+      >>> from rsft_jax.selection import best_of_n
+      >>> found = collect(
+      ...     jax.random.key(0), 0.0, 2, rule=best_of_n(),
+      ...     propose=lambda key, mean, prompts: mean + jax.random.normal(key, (prompts, 8)),
+      ...     score=lambda prompts, x: Scored(-jnp.abs(x), {"largest": jnp.abs(x).max()}))
+      >>> found.selection.accepted.sum(axis=1).tolist(), list(found.info.score)
+      ([1, 1], ['largest'])
     """
-    propose_key, select_key = jax.random.split(key)
-    completions = propose(propose_key, state, prompts)
-    candidates = as_candidates(completions, jnp.asarray(score(prompts, completions)))
-    return Collected(completions, candidates, rule.select(select_key, candidates))
+    keys = collect_keys(key)
+    completions, of_proposal = _parted(propose(keys.propose, state, prompts), Proposed)
+    rewards, of_rewards = _parted(score(prompts, completions), Scored)
+    candidates = as_candidates(completions, jnp.asarray(rewards))
+    selection = rule.select(keys.select, candidates)
+    return Collected(completions, candidates, selection, Info(of_proposal, of_rewards))
+
+
+def select_candidates(key: PRNGKey, candidates: Candidates, rule: SelectionRule) -> Selection:
+    """What `collect` selects with this key, of candidates that are there already.
+
+    Args:
+      key: of collecting, as `round_keys(key, t).collect` of the round that drew them.
+      candidates: `[P, N]` rewards and what the rule needs.
+      rule: accepts or rejects.
+
+    Example:
+      >>> from rsft_jax.selection import threshold
+      >>> seen = Candidates(rewards=jnp.array([[0.2, 0.9]]), valid=jnp.ones((1, 2), bool))
+      >>> select_candidates(round_keys(jax.random.key(0), 1).collect, seen, threshold(0.5)).accepted
+      Array([[False,  True]], dtype=bool)
+    """
+    return rule.select(collect_keys(key).select, candidates)
+
+
+def _parted(result: Any, kind: type[Proposed] | type[Scored]) -> tuple[Any, Any]:
+    """A result and its info, None where it came alone."""
+    return tuple(result) if isinstance(result, kind) else (result, None)
 
 
 class CollectFn(Protocol):
@@ -162,7 +241,7 @@ def run_round(
     prompts: Any,
     *,
     propose: ProposeFn,
-    score: Callable[[Any, Any], Array | np.ndarray],
+    score: ScoreFn,
     rule: SelectionRule,
     improve: ImproveFn,
 ) -> Round:
@@ -195,10 +274,10 @@ def run_round(
       >>> jax.jit(jax.vmap(mean_after))(keys, jnp.array([0.0, 1.0, 2.0])).round().tolist()
       [1.0, 2.0, 3.0]
     """
-    collect_key, improve_key = jax.random.split(key)
-    collected = collect(collect_key, state, prompts, propose=propose, score=score, rule=rule)
+    keys = split_round(key)
+    collected = collect(keys.collect, state, prompts, propose=propose, score=score, rule=rule)
     weights = collected.weights
-    improved, metrics = improve(improve_key, state, prompts, collected.completions, weights)
+    improved, metrics = improve(keys.improve, state, prompts, collected.completions, weights)
     any_accepted = jnp.any(weights > 0)
     state = jax.tree.map(lambda new, old: jnp.where(any_accepted, new, old), improved, state)
     return Round(state, collected, metrics)
@@ -226,7 +305,7 @@ def run_rounds(
     *,
     prompts: Callable[[int], Any],
     propose: ProposeFn,
-    score: Callable[[Any, Any], Array | np.ndarray],
+    score: ScoreFn,
     rule: SelectionRule,
     improve: ImproveFn,
     num_rounds: int,
@@ -278,18 +357,23 @@ def run_rounds(
       Touvron et al. 2023, "Llama 2", https://arxiv.org/abs/2307.09288, section 3.2.3.
     """
 
-    def collect_timed(watch: _Stopwatch) -> CollectFn:
-        return functools.partial(
+    watch = _Stopwatch()
+    return _rounds(
+        key,
+        state,
+        watch,
+        prompts=prompts,
+        collect=functools.partial(
             collect,
             propose=watch.timed("generate", propose),
             score=watch.timed("score", score),
             rule=rule._replace(select=watch.timed("select", rule.select)),
-        )
-
-    return _rounds(
-        key, state, prompts, collect_timed, improve, range(first_round, num_rounds + 1), check,
-        max_gap,
-    )  # fmt: skip
+        ),
+        improve=improve,
+        numbers=range(first_round, num_rounds + 1),
+        check=check,
+        max_gap=max_gap,
+    )
 
 
 def run_rounds_with(
@@ -306,12 +390,12 @@ def run_rounds_with(
 ) -> Iterator[RoundReport]:
     """`run_rounds` with a way of one's own to collect, where drawing and judging are not apart.
 
-    Such is early stop: what is drawn hangs on what was accepted before
+    Such is early stop: what is drawn depends on what was accepted before
     (`rsft_jax.generation.generate_accepted`). The time of `collect` is that of "generate".
 
     Args:
-      collect: draws, scores and selects; for round t it gets the first half of
-        `split(fold_in(key, t))`, as `rsft_jax.rounds.collect` does.
+      collect: draws, scores and selects; for round t it gets `round_keys(key, t).collect`, as
+        `rsft_jax.rounds.collect` does.
       key, state, prompts, improve, num_rounds, first_round, check, max_gap: as in `run_rounds`.
 
     Yields:
@@ -345,34 +429,41 @@ def run_rounds_with(
       ([4, 4], True)
     """
 
-    def collect_timed(watch: _Stopwatch) -> CollectFn:
-        return watch.timed("generate", collect)
-
+    watch = _Stopwatch()
     return _rounds(
-        key, state, prompts, collect_timed, improve, range(first_round, num_rounds + 1), check,
-        max_gap,
-    )  # fmt: skip
+        key,
+        state,
+        watch,
+        prompts=prompts,
+        collect=watch.timed("generate", collect),
+        improve=improve,
+        numbers=range(first_round, num_rounds + 1),
+        check=check,
+        max_gap=max_gap,
+    )
 
 
 def _rounds(
     key: PRNGKey,
     state: Any,
+    watch: "_Stopwatch",
+    *,
     prompts: Callable[[int], Any],
-    collect_timed: "Callable[[_Stopwatch], CollectFn]",
+    collect: CollectFn,
     improve: ImproveFn,
-    numbers: Iterable[int],
+    numbers: range,
     check: Callable[[Any, Any, Any], float] | None,
     max_gap: float,
 ) -> Iterator[RoundReport]:
+    """The loop; what `collect` does is timed by `watch` already."""
     for number in numbers:
-        round_key = jax.random.fold_in(key, number)
-        collect_key, improve_key = jax.random.split(round_key)
-        watch = _Stopwatch()
-        chosen = prompts(number)
-        collected = collect_timed(watch)(collect_key, state, chosen)
+        keys = round_keys(key, number)
+        watch.seconds = {}
+        batch = prompts(number)
+        collected = collect(keys.collect, state, batch)
         gap = None
         if check is not None:
-            gap = watch.timed("check", check)(state, chosen, collected.completions)
+            gap = watch.timed("check", check)(state, batch, collected.completions)
             if not gap <= max_gap:
                 raise OffPolicyError(
                     f"round {number}: a token's log-probability differs by {gap:.3g} nats between "
@@ -381,12 +472,12 @@ def _rounds(
         metrics: Mapping[str, Any] = {}
         if bool(jnp.any(collected.weights > 0)):
             state, metrics = watch.timed("train", improve)(
-                improve_key, state, chosen, collected.completions, collected.weights
+                keys.improve, state, batch, collected.completions, collected.weights
             )
         yield RoundReport(
             round=number,
             state=state,
-            prompts=chosen,
+            prompts=batch,
             collected=collected,
             metrics=metrics,
             gap=gap,

@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
@@ -28,6 +27,7 @@ from rsft_jax.generation.types import (
     StopFn,
     as_prompts,
 )
+from rsft_jax.numerics.round_keys import collect_keys
 from rsft_jax.selection import Candidates, Selection, SelectionRule, stage_names
 from rsft_jax.types import Array, LogitsFn, Params, PRNGKey, record
 
@@ -157,7 +157,7 @@ def generate_accepted(
     if missing := rule.needs - {"log_proposal"}:
         raise ValueError(f"rule needs {sorted(missing)}, which candidates being drawn do not have")
     count = prompts.tokens.shape[0]
-    draw_key, select_key = jax.random.split(key)
+    draw_key, select_key = collect_keys(key)
     keys = candidate_keys(draw_key, prompts, prompt_ids, max_candidates)
     allowed = None if allowed_tokens is None else masks_of_prompts(allowed_tokens, count)
     judge = _Judge(rule, select_key, prompt_ids, count, max_candidates)
