@@ -37,7 +37,7 @@ _RUNNERS = {
     "language": ("rsft_jax.experiments.language.run", "run_language"),
     "gaussian": ("rsft_jax.experiments.textbook.run", "run_gaussian"),
 }
-_EVALUATE = ("rsft_jax.experiments.language.run", "evaluate_folder")
+_EVALUATE = ("rsft_jax.experiments.language.evaluate", "evaluate_folder")
 _REPORT = ("rsft_jax.experiments.report", "write_report")
 _REPORT_RUNS = ("rsft_jax.experiments.report", "write_runs_report")
 _SWEEP = ("rsft_jax.experiments.sweeps.grid", "sweep")

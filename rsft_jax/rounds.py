@@ -40,17 +40,6 @@ class ProposeFn(Protocol):
         ...
 
 
-class ScoreFn(Protocol):
-    """Scores candidates: `(prompts, completions) -> [P, N]` rewards, NaN for what has none.
-
-    `Scored(rewards, info)` says more: the info goes into the report.
-    """
-
-    def __call__(self, prompts: Any, completions: Any) -> "Array | np.ndarray | Scored":
-        """Scores every completion."""
-        ...
-
-
 class ImproveFn(Protocol):
     """Fine-tunes: `(key, state, prompts, completions, weights[P, N]) -> (state, metrics)`.
 
@@ -76,6 +65,13 @@ class Scored(NamedTuple):
 
     rewards: Array | np.ndarray
     info: Any
+
+
+ScoreFn = Callable[[Any, Any], Array | np.ndarray | Scored]
+"""Scores candidates: `(prompts, completions) -> [P, N]` rewards, NaN for what has none.
+
+`Scored(rewards, info)` says more: the info goes into the report.
+"""
 
 
 class Info(NamedTuple):

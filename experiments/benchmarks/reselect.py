@@ -10,6 +10,8 @@ alone. Everything is compiled before.
 """
 
 import argparse
+import dataclasses
+import functools
 import io
 import json
 import tempfile
@@ -18,17 +20,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from rsft_jax import rounds
-from rsft_jax.rollouts import RolloutStore
+from rsft_jax.numerics.round_keys import round_keys
+from rsft_jax.policies import score_texts, verdict_of
+from rsft_jax.rollouts import RolloutStore, to_rows
+from rsft_jax.rounds import collect
 from rsft_jax.selection import SelectionRule
 
-from ..language import make, reselect, samples
+from ..language import make, reselect
 from ..language.candidates import read_candidates
-from ..language.run import round_prompts
-from ..language.task import Task, make_task
+from ..language.prompts import round_prompts
+from ..language.setup import Setup, make_setup
 from ..settings.compose import load_config
 from ..settings.schema import LanguageConfig
 from ..terminal.console import Console
@@ -36,71 +39,65 @@ from ..terminal.console import Console
 BETAS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 2.0)
 
 
-def separate_run(task: Task, rule: SelectionRule) -> tuple[np.ndarray, Mapping[str, Any]]:
+def separate_run(setup: Setup, rule: SelectionRule) -> tuple[np.ndarray, Mapping[str, Any]]:
     """The first round of a run up to its selection.
 
     Returns:
       `[P, N]` what it accepts, and the rows that it would store.
     """
-    batch = round_prompts(task, 1)
-    num = task.config.sampling.num_candidates
-    seen: list[samples.Scores] = []
-
-    def propose(key: Any, state: Any, batch: Any) -> Any:
-        return task.draw(key, state, batch, num, stage="draw")
-
-    def score(batch: Any, completions: Any) -> np.ndarray:
-        seen.append(task.score(batch, completions))
-        return seen[0].reward.astype(np.float32)
-
-    key, _ = jax.random.split(jax.random.fold_in(task.keys["rounds"], 1))  # as in `run_rounds`
-    found = rounds.collect(key, task.initial, batch, propose=propose, score=score, rule=rule)
-    rows = samples.rollout_rows(
-        round_=1,
-        arm="policy",
-        prompts=batch.prompts,
-        rendered=batch.rendered,
-        completions=found.completions,
-        scores=seen[0],
-        selection=found.selection,
+    collected = collect(
+        round_keys(setup.keys["rounds"], 1).collect,
+        setup.policy.initial,
+        round_prompts(setup, 1),
+        propose=functools.partial(
+            setup.policy.propose, num_candidates=setup.config.sampling.num_candidates
+        ),
+        score=functools.partial(
+            score_texts,
+            reward=setup.reward,
+            tokenizer=setup.policy.tokenizer,
+            judge=setup.judge,
+        ),
         rule=rule,
     )
-    return np.asarray(found.selection.accepted), rows
+    verdict = verdict_of(collected.selection, rule)
+    rows = to_rows(dataclasses.replace(collected.info.score, verdict=verdict))
+    return verdict.accepted, rows
 
 
-def rules_of(task: Task, betas: Sequence[float]) -> list[SelectionRule]:
+def rules_of(setup: Setup, betas: Sequence[float]) -> list[SelectionRule]:
     """The rule of the experiment at each beta."""
     overrides = ["selection=statistical_rejection", "selection.budget=2"]
-    name = f"experiment={task.config.name}"
+    name = f"experiment={setup.config.name}"
     configs = [load_config([name, *overrides, f"selection.beta={beta}"]) for beta in betas]
     return [make.make_rule(c.selection) for c in configs if isinstance(c, LanguageConfig)]
 
 
-def measure(task: Task, folder: Path, betas: Sequence[float] = BETAS) -> dict[str, Any]:
+def measure(setup: Setup, folder: Path, betas: Sequence[float] = BETAS) -> dict[str, Any]:
     """Times both ways and compares what they accept.
 
     Args:
-      task: of the experiment.
+      setup: of the experiment.
       folder: for the store; empty.
       betas: of the sweep.
     """
-    rules = rules_of(task, betas)
-    _, rows = separate_run(task, rules[0])  # compiles
+    rules = rules_of(setup, betas)
+    _, rows = separate_run(setup, rules[0])  # compiles
     RolloutStore(folder).append(dict(rows), name="round-001-policy")
     warm, _ = read_candidates(folder, field="benchmark")
-    reselect.reselect(warm, rules[0], task.config.seed)
+    reselect.reselect(warm, rules[0], setup.config.seed)
     start = time.perf_counter()
-    accepted = [separate_run(task, rule)[0] for rule in rules]
+    accepted = [separate_run(setup, rule)[0] for rule in rules]
     separate = time.perf_counter() - start
     start = time.perf_counter()
     groups, problems = read_candidates(folder, field="benchmark")
     for rule in rules:
-        reselect.reselect(groups, rule, task.config.seed)
+        reselect.reselect(groups, rule, setup.config.seed)
     sweep = time.perf_counter() - start
     start = time.perf_counter()
     groups, problems = read_candidates(folder, field="benchmark")
     again = [
-        np.asarray(reselect.select_again(groups[0], rule, task.config.seed).accepted)
+        np.asarray(reselect.select_again(groups[0], rule, setup.config.seed).accepted)
         for rule in rules
     ]
     selecting = time.perf_counter() - start
@@ -137,9 +134,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
     )
     assert isinstance(config, LanguageConfig)
-    task = make_task(config, Console(io.StringIO()))
+    setup = make_setup(config, Console(io.StringIO()))
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(task, Path(folder))), flush=True)
+        print(json.dumps(measure(setup, Path(folder))), flush=True)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,8 @@ def export_policy(
     from rsft_jax.interop import save_pretrained
     from rsft_jax.training import CheckpointError
 
-    from ..language.run import arms_of, open_run
+    from ..language.evaluate import open_run
+    from ..language.run import arms_of
 
     config = read_config(folder / "config.yaml")
     decay = config.training.ema_decay if isinstance(config, LanguageConfig) else None
@@ -87,13 +88,14 @@ def export_policy(
     weights = weights or ("last" if decay is None else "averaged")
     console = Console()
     try:
-        task, done, states = open_run(folder, console, allow_packages)
+        setup, done, states = open_run(folder, console, allow_packages)
     except CheckpointError as error:
         raise ConfigError(f"{shown(str(folder))}: {error}") from None
     if not done:
         raise ConfigError(f"{shown(str(folder))}: has no checkpoint yet, so nothing to export")
-    state = states[arm] if weights == "last" else task.averaged(states[arm])
-    save_pretrained(output, task.model, task.exported(state), task.tokenizer)
+    state = states[arm] if weights == "last" else setup.evaluated(states[arm])
+    policy = setup.policy
+    save_pretrained(output, policy.model, policy.params(state), policy.tokenizer)
     facts = {"run": str(folder), "round": done, "arm": arm, "weights": weights, "ema_decay": decay}
     write_whole(output / "export.json", json.dumps(facts, indent=2) + "\n")
     which = (

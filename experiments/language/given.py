@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,14 +10,19 @@ import numpy as np
 from rsft_jax.data import Prompt
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.generation import Completions
+from rsft_jax.rollouts import Record
 
 from ..settings.compose import read_config
 from ..settings.ranges import validate_selection
 from ..settings.schema import LanguageConfig
 from ..terminal.errors import ConfigError, shown
 from . import make
-from .candidates import Group, read_candidates
-from .samples import Scores
+from .candidates import read_candidates
+
+ENDED_EARLY = (
+    "note: drawn with sampling.early_stop, so that a prompt's candidates end with its last "
+    "accepted one: rates, and rules other than that of the run, are off"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,51 +31,51 @@ class Offer:
 
     Attributes:
       prompts: P prompts.
-      group: their candidates.
+      record: their candidates.
       ended_early: whether they are those of a run with early stop.
     """
 
     prompts: list[Prompt]
-    group: Group
+    record: Record
     ended_early: bool = False
 
-    def encode(self, tokenizer: Tokenizer, max_new_tokens: int) -> "Offered":
+    def encode(self, tokenizer: Tokenizer, max_new_tokens: int) -> "Given":
         """Makes tokens of the completions.
 
         A text ends with the first stop token of the policy, where that fits; one that is longer
         than `max_new_tokens` is no candidate: to train on a part of it would be another text.
         """
-        shape, group = self.group.valid.shape, self.group
+        shape, record = self.record.drawn.shape, self.record
         stop = list(tokenizer.stop_token_ids[:1])
         rows = [
             [
-                list(map(int, group.tokens[i][j]))
-                if group.tokens is not None and _same(tokenizer, group, i, j)
-                else tokenizer.encode(group.texts[i][j]) + stop
+                list(map(int, record.tokens[i][j]))
+                if record.tokens is not None and _same(tokenizer, record, i, j)
+                else tokenizer.encode(record.texts[i][j]) + stop
                 for j in range(shape[1])
             ]
             for i in range(shape[0])
         ]
         lengths = np.array([[len(ids) for ids in row] for row in rows], np.int32)
-        valid = group.valid & (lengths >= 1) & (lengths <= max_new_tokens)
+        valid = record.valid & (lengths >= 1) & (lengths <= max_new_tokens)
         tokens = np.full((*shape, max_new_tokens), -1, np.int32)
         for i, j in np.argwhere(valid):
             tokens[i, j, : lengths[i, j]] = rows[i][j]
-        return Offered(group, tokens, np.where(valid, lengths, 0), valid)
+        return Given(record, tokens, np.where(valid, lengths, 0), valid)
 
 
 @dataclasses.dataclass(frozen=True)
-class Offered:
+class Given:
     """Candidates as the rounds take them.
 
     Attributes:
-      group: their rewards and texts.
+      record: their rewards and texts.
       tokens: `[P, N, T]` int32, -1 after the end.
       lengths: `[P, N]` int32.
       valid: `[P, N]` whether there is a candidate that fits.
     """
 
-    group: Group
+    record: Record
     tokens: np.ndarray
     lengths: np.ndarray
     valid: np.ndarray
@@ -84,7 +88,7 @@ class Offered:
     def completions(self, places: np.ndarray) -> Completions:
         """The candidates of some prompts; the log-probability stands at their first token."""
         log_probs = np.zeros(self.tokens[places].shape, np.float32)
-        log_probs[..., 0] = np.nan_to_num(self.group.log_probs[places])
+        log_probs[..., 0] = np.nan_to_num(self.record.log_prob[places])
         return Completions(
             tokens=jnp.asarray(self.tokens[places]),
             lengths=jnp.asarray(self.lengths[places]),
@@ -93,45 +97,49 @@ class Offered:
             failed=jnp.asarray(~self.valid[places]),
         )
 
-    def scores(self, places: np.ndarray, own: Scores) -> Scores:
-        """The rewards that came with the candidates, in place of those of this run."""
+    def scored(self, places: np.ndarray, record: Record) -> Record:
+        """The record of some prompts with the rewards that came with the candidates.
+
+        Args:
+          places: of the prompts.
+          record: of their completions, scored by the rewards of this run.
+        """
         valid = self.valid[places]
-        terms: Mapping[str, np.ndarray] = {
-            name: np.where(valid, values[places], np.nan)
-            for name, values in self.group.terms.items()
-        }
-        return Scores(
-            own.texts,
-            terms,
-            np.where(valid, self.group.rewards[places], np.nan),
-            np.where(valid, own.judge, np.nan),
+        return dataclasses.replace(
+            record,
+            terms={
+                name: np.where(valid, values[places], np.nan)
+                for name, values in self.record.terms.items()
+            },
+            reward=np.where(valid, self.record.reward[places], np.nan),
+            judge=np.where(valid, record.judge, np.nan),
         )
 
 
-def read_offer(config: LanguageConfig) -> Offer:
+def read_given(config: LanguageConfig) -> Offer:
     """Reads `candidates`; of a run, the candidates of its policy in round 1.
 
     Raises:
       ConfigError: they cannot be read, are fewer than the rule is to take, or a prompt of a run is
         not among those of `data`.
     """
-    groups, _ = read_candidates(Path(str(config.candidates)))
-    group = groups[0]
+    records, _ = read_candidates(Path(str(config.candidates)))
+    record = records[0]
     try:
-        validate_selection(config.selection, group.valid.shape[1])
+        validate_selection(config.selection, record.drawn.shape[1])
     except ConfigError as error:  # here it is not the setting that says how many there are
         text = str(error).replace("sampling.num_candidates", "the candidates of a prompt")
         raise ConfigError(f"{text} in {shown(config.candidates)}") from None
-    if group.messages is not None:
-        return Offer(group.messages, group)
+    if record.asked is not None:
+        return Offer(record.asked, record)
     known = {prompt.id: prompt for prompt in make.load_prompt_split(config.data, heldout=False)}
-    for name in group.prompt_ids:
+    for name in record.prompt_ids:
         if name not in known:
             raise ConfigError(
                 f"candidates: {shown(config.candidates)}; its prompt {shown(name)} is not among "
                 "those of data.path; give the prompts that they were drawn for"
             )
-    return Offer([known[name] for name in group.prompt_ids], group, _ended_early(config))
+    return Offer([known[name] for name in record.prompt_ids], record, _ended_early(config))
 
 
 def _ended_early(config: LanguageConfig) -> bool:
@@ -142,11 +150,11 @@ def _ended_early(config: LanguageConfig) -> bool:
     return False
 
 
-def _same(tokenizer: Tokenizer, group: Group, i: int, j: int) -> bool:
+def _same(tokenizer: Tokenizer, record: Record, i: int, j: int) -> bool:
     """Whether stored tokens are those of this tokenizer."""
-    assert group.tokens is not None
-    ids = [int(token) for token in group.tokens[i][j]]
+    assert record.tokens is not None
+    ids = [int(token) for token in record.tokens[i][j]]
     size = tokenizer.vocab_size
     if any(not 0 <= token < size for token in ids):
         return False
-    return tokenizer.decode_batch([ids])[0] == group.texts[i][j]
+    return tokenizer.decode_batch([ids])[0] == record.texts[i][j]

@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 from rsft_jax import selection as rules
 from rsft_jax import sharding, training
 from rsft_jax.data import Prompt, read_prompts
-from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.generation import SamplingParams
 from rsft_jax.interop import Pretrained, load_pretrained
+from rsft_jax.policies import EarlyStop
 from rsft_jax.rewards import (
     WeightedSum,
     length_penalty,
@@ -80,38 +80,6 @@ def load_prompt_split(data: schema.DataConfig, *, heldout: bool) -> list[Prompt]
     if not found.prompts:
         raise ConfigError(f"data.path: {path}; has no usable prompt of the split {split!r}")
     return list(found.prompts)
-
-
-def encode_prompts(
-    prompts: list[Prompt], tokenizer: Tokenizer, *, room: int
-) -> tuple[list[str], list[list[int]]]:
-    """Renders prompts as chats, or as they are for a model without a chat template.
-
-    Args:
-      prompts: the prompts.
-      tokenizer: the policy's.
-      room: longest prompt that leaves space for a completion, in tokens.
-
-    Returns:
-      The rendered texts and their token ids.
-
-    Raises:
-      ConfigError: for a prompt that is longer, by its id; nothing is cut in silence.
-    """
-    texts, encoded = [], []
-    for prompt in prompts:
-        if tokenizer.chat_template is None:
-            texts.append(prompt.text)
-            encoded.append(tokenizer.encode(prompt.text))
-        else:
-            texts.append(tokenizer.render_chat(prompt.messages))
-            encoded.append(tokenizer.encode_chat(prompt.messages))
-        if not 1 <= len(encoded[-1]) <= room:
-            raise ConfigError(
-                f"data.path: prompt {prompt.id} has {len(encoded[-1])} tokens; the policy's "
-                f"context less sampling.max_new_tokens leaves room for 1 to {room}"
-            )
-    return texts, encoded
 
 
 def sampling_params(
@@ -271,3 +239,21 @@ def run_keys(seed: int) -> dict[str, PRNGKey]:
     """One key for each use of randomness in a run, all from its seed."""
     names = ("rounds", "evaluation", "adapters", "dropout")
     return dict(zip(names, jax.random.split(jax.random.key(seed), len(names))))
+
+
+def make_early_stop(config: schema.LanguageConfig) -> EarlyStop | None:
+    """When drawing for a prompt ends; None where all candidates are drawn.
+
+    Raises:
+      ConfigError: a rule of one's own must see all candidates of a prompt.
+    """
+    if not config.sampling.early_stop:
+        return None
+    rule = make_unlimited_rule(config.selection, config.allow_packages)
+    budget = budget_of(config.selection)
+    if budget is None or not rule.separable or rule.needs - {"log_proposal"}:
+        raise ConfigError(
+            "sampling.early_stop: true; the rule of selection.function must be separable, that is "
+            "judge each candidate by itself, and need nothing but its log_proposal"
+        )
+    return EarlyStop(rules.chain(rule), budget)

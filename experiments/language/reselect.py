@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsft_jax import rounds
-from rsft_jax.generation import Completions
-from rsft_jax.rewards import distinct_n, self_bleu
-from rsft_jax.rollouts import RolloutStore, read_rollouts
+from rsft_jax.metrics.diversity import distinct_n, self_bleu
+from rsft_jax.numerics.round_keys import round_keys
+from rsft_jax.rollouts import Record, RolloutStore, read_rollouts
+from rsft_jax.rounds import select_candidates
 from rsft_jax.sampling import acceptance_rate, effective_sample_size
-from rsft_jax.selection import Selection, SelectionRule, random_control, stage_names
+from rsft_jax.selection import Candidates, Selection, SelectionRule, random_control, stage_names
 
 from ..settings import ranges, schema
 from ..settings.compose import (
@@ -32,7 +31,8 @@ from ..terminal.errors import ConfigError, ExitCode, shown
 from ..terminal.files import to_csv, write_whole
 from ..terminal.parser import Parser
 from . import make
-from .candidates import ENDED_EARLY, Group, read_candidates
+from .candidates import read_candidates
+from .given import ENDED_EARLY
 
 _EXAMPLES = """\
 examples:
@@ -76,53 +76,41 @@ class Reselected:
     prompts_without: int
 
 
-def select_again(group: Group, rule: SelectionRule, seed: int) -> Selection:
+def select_again(record: Record, rule: SelectionRule, seed: int) -> Selection:
     """Applies a rule to candidates with the randomness of the run that has this seed.
 
     The run of the same settings and seed would accept exactly these.
     """
-    rewards = group.rewards.astype(np.float32)
-    log_probs = jnp.asarray(np.nan_to_num(group.log_probs), jnp.float32)[..., None]
-    completions = Completions(
-        tokens=jnp.zeros(log_probs.shape, jnp.int32),
-        lengths=jnp.ones(rewards.shape, jnp.int32),
-        log_probs=log_probs,
-        finished=jnp.asarray(group.valid),
-        failed=jnp.asarray(~group.valid),
+    candidates = Candidates(
+        rewards=jnp.asarray(record.reward.astype(np.float32)),
+        valid=jnp.asarray(record.valid),
+        log_proposal=jnp.asarray(np.nan_to_num(record.log_prob), jnp.float32),
     )
-    round_key = jax.random.fold_in(make.run_keys(seed)["rounds"], group.round)
-    collect_key, _ = jax.random.split(round_key)  # as in `run_rounds`
-    return rounds.collect(
-        collect_key,
-        None,
-        None,
-        propose=lambda *_: completions,
-        score=lambda *_: rewards,
-        rule=rule,
-    ).selection
+    keys = round_keys(make.run_keys(seed)["rounds"], record.round)
+    return select_candidates(keys.collect, candidates, rule)
 
 
-def reselect(groups: Sequence[Group], rule: SelectionRule, seed: int) -> Reselected:
-    """Applies a rule, and its random control, to all groups together."""
-    chosen = [select_again(group, rule, seed) for group in groups]
-    by_coin = [select_again(group, random_control(rule), seed) for group in groups]
+def reselect(records: Sequence[Record], rule: SelectionRule, seed: int) -> Reselected:
+    """Applies a rule, and its random control, to all records together."""
+    chosen = [select_again(record, rule, seed) for record in records]
+    by_coin = [select_again(record, random_control(rule), seed) for record in records]
     accepted = [np.asarray(s.accepted) for s in chosen]
     control = [np.asarray(s.accepted) for s in by_coin]
     log_weights = np.concatenate(  # of all: of one shape for every rule, so compiled once
         [np.where(a, np.asarray(s.log_weight), -np.inf).ravel() for s, a in zip(chosen, accepted)]
     )
-    num_scored = sum(int((np.isfinite(g.rewards) & g.valid).sum()) for g in groups)
+    num_scored = sum(int((np.isfinite(r.reward) & r.valid).sum()) for r in records)
     num_accepted = sum(int(a.sum()) for a in accepted)
     rate = acceptance_rate(num_accepted, num_scored)
-    texts, control_texts = _texts(groups, accepted), _texts(groups, control)
+    texts, control_texts = _texts(records, accepted), _texts(records, control)
     return Reselected(
         rule=" > ".join(stage_names(rule)),
         law=rule.law.name,
         num_scored=num_scored,
         num_accepted=num_accepted,
         rate=(float(rate.estimate), float(rate.low), float(rate.high)),
-        reward=_mean(groups, accepted),
-        control_reward=_mean(groups, control),
+        reward=_mean(records, accepted),
+        control_reward=_mean(records, control),
         ess=float(effective_sample_size(log_weights)) if num_accepted else 0.0,
         max_log_weight=float(log_weights.max()) if num_accepted else math.nan,
         distinct_2=distinct_n(texts, 2) if texts else math.nan,
@@ -321,12 +309,12 @@ def _reward(
     return found
 
 
-def _texts(groups: Sequence[Group], kept: Sequence[np.ndarray]) -> list[str]:
-    return [g.texts[i][j] for g, mask in zip(groups, kept) for i, j in np.argwhere(mask)]
+def _texts(records: Sequence[Record], kept: Sequence[np.ndarray]) -> list[str]:
+    return [r.texts[i][j] for r, mask in zip(records, kept) for i, j in np.argwhere(mask)]
 
 
-def _mean(groups: Sequence[Group], kept: Sequence[np.ndarray]) -> float:
-    values = np.concatenate([group.rewards[mask] for group, mask in zip(groups, kept)])
+def _mean(records: Sequence[Record], kept: Sequence[np.ndarray]) -> float:
+    values = np.concatenate([record.reward[mask] for record, mask in zip(records, kept)])
     return float(values.mean()) if values.size else math.nan
 
 

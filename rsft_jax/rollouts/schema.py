@@ -46,7 +46,7 @@ SELECTION_COLUMNS = (
 )
 
 IDENTITY_COLUMNS = (
-    Column("draw", "string", "what the store finds it by: hash of all that its law hangs on"),
+    Column("draw", "string", "what the store finds it by: hash of all that its law depends on"),
     Column("policy", "string", "fingerprint of the policy that drew it"),
     Column("law", "string", "the sampling law"),
     Column("key", "string", "random key of the draw, hexadecimal"),

@@ -11,7 +11,7 @@ that two writers share: each part has a name of its own, made of its content, an
 
 What a candidate is looked up by is its *draw*, a hash of the policy's fingerprint, the sampling
 law, the random key, the number of the prompt under that key and the prompt's tokens: all that its
-law and its randomness hang on. Candidates 0 to N - 1 of a draw do not depend on N, so a draw that
+law and its randomness depend on. Candidates 0 to N - 1 of a draw do not depend on N, so a draw that
 holds 16 also answers for 8.
 """
 
@@ -34,7 +34,7 @@ _LABEL = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 
 
 def draw_name(policy: str, law: str, key: str, place: int, tokens: Iterable[int]) -> str:
-    """Names one prompt's candidates by all that they hang on.
+    """Names one prompt's candidates by all that they depend on.
 
     Args:
       policy: fingerprint of the policy, as of `fingerprint`.

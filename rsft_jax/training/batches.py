@@ -64,8 +64,8 @@ class PackedBatch:
 
 
 def make_batches(
-    prompt_tokens: Sequence[Sequence[int]],
-    completion_tokens: Sequence[Sequence[int]],
+    prompt_tokens: Sequence[Sequence[int] | np.ndarray],
+    completion_tokens: Sequence[Sequence[int] | np.ndarray],
     weights: Sequence[float] | np.ndarray | Array | None = None,
     *,
     batch_size: int,
@@ -130,8 +130,8 @@ def make_batches(
 
 
 def pack_batches(
-    prompt_tokens: Sequence[Sequence[int]],
-    completion_tokens: Sequence[Sequence[int]],
+    prompt_tokens: Sequence[Sequence[int] | np.ndarray],
+    completion_tokens: Sequence[Sequence[int] | np.ndarray],
     weights: Sequence[float] | np.ndarray | Array | None = None,
     *,
     batch_size: int,
@@ -270,8 +270,8 @@ class _Sequences(NamedTuple):
 
 
 def _sequences(
-    prompt_tokens: Sequence[Sequence[int]],
-    completion_tokens: Sequence[Sequence[int]],
+    prompt_tokens: Sequence[Sequence[int] | np.ndarray],
+    completion_tokens: Sequence[Sequence[int] | np.ndarray],
     weights: Sequence[float] | np.ndarray | Array | None,
     log_probs: Sequence[Sequence[float] | np.ndarray] | None,
     max_length: int | None,

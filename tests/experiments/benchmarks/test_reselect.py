@@ -5,7 +5,7 @@ import io
 import pytest
 
 from rsft_jax.experiments.benchmarks.reselect import BETAS, measure
-from rsft_jax.experiments.language.task import make_task
+from rsft_jax.experiments.language.setup import make_setup
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.console import Console
 
@@ -15,7 +15,7 @@ def test_twelve_betas_over_one_store_select_what_twelve_runs_select(tmp_path):
     config = load_config(
         ["experiment=smoke", "rounds.prompts_per_round=12", "sampling.max_new_tokens=8", "seed=4"]
     )
-    found = measure(make_task(config, Console(io.StringIO())), tmp_path)
+    found = measure(make_setup(config, Console(io.StringIO())), tmp_path)
     assert len(BETAS) == 12
     assert found["same_selections"]
     assert found["candidates"] == 48

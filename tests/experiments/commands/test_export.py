@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rsft_jax.experiments.cli import main
-from rsft_jax.experiments.language import run as language
-from rsft_jax.experiments.language import task
+from rsft_jax.experiments.language.checkpoints import save
+from rsft_jax.experiments.language.evaluate import open_run
+from rsft_jax.experiments.language.setup import make_setup
 from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.console import Console
@@ -29,10 +30,10 @@ def averaging(tmp_path_factory):
         open_run_folder(path, config, resume=False) as folder,
         Checkpoints(folder.checkpoints) as checkpoints,
     ):
-        shared = task.make_task(config, Console(io.StringIO()))
-        state = shared.new_state()
+        shared = make_setup(config, Console(io.StringIO()))
+        state = shared.policy.new_state()
         state = state.replace(params=jax.tree.map(lambda x: x + 0.01, state.params))
-        language.save(checkpoints, folder, shared, 1, {"policy": state})
+        save(checkpoints, folder, shared, 1, {"policy": state})
     return path
 
 
@@ -49,10 +50,11 @@ def test_export_writes_the_weights_that_it_names(averaging, tmp_path, capsys, op
     assert facts == {
         "run": str(averaging), "round": 1, "arm": "policy", "weights": weights, "ema_decay": 0.5,
     }  # fmt: skip
-    shared, _, states = language.open_run(averaging, Console(io.StringIO()))
+    setup, _, states = open_run(averaging, Console(io.StringIO()))
+    policy = setup.policy
     exported = {  # the average began at the parameters that the run started from
-        "averaged": shared.part.export(shared.initial.params, shared.frozen),
-        "last": shared.part.export(states["policy"].params, shared.frozen),
+        "averaged": policy.part.export(policy.initial.params, policy.frozen),
+        "last": policy.part.export(states["policy"].params, policy.frozen),
     }
     gaps = jax.tree.map(lambda a, b: np.abs(a - b).max(), exported["averaged"], exported["last"])
     assert max(jax.tree.leaves(gaps)) > 1e-6

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from rsft_jax.experiments.cli import main
-from rsft_jax.experiments.language import early_stop as early
+from rsft_jax.experiments.language import arms, make
 from rsft_jax.experiments.language import run as language
 from rsft_jax.experiments.language.candidates import read_candidates
 from rsft_jax.experiments.language.make import make_rule
 from rsft_jax.experiments.language.reselect import select_again
-from rsft_jax.experiments.language.task import Task
 from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
 from rsft_jax.generation import Completions
+from rsft_jax.policies import LanguagePolicy, Memo, tokens_saved
 from rsft_jax.rewards import WeightedSum
 from rsft_jax.rollouts import read_rollouts
 from rsft_jax.selection import top_k
@@ -57,13 +57,13 @@ def stopped(tmp_path_factory):
 def asked(monkeypatch):
     """The prompts that each call of drawing in a training round is for."""
     counts = []
-    real = Task.draw_accepted
+    real = LanguagePolicy.propose_accepted
 
-    def draw(self, key, state, batch, num, **options):
-        counts.append(len(batch.prompts))
-        return real(self, key, state, batch, num, **options)
+    def propose(self, key, state, prompts, **options):
+        counts.append(len(prompts.prompts))
+        return real(self, key, state, prompts, **options)
 
-    monkeypatch.setattr(Task, "draw_accepted", draw)
+    monkeypatch.setattr(LanguagePolicy, "propose_accepted", propose)
     return counts
 
 
@@ -186,18 +186,18 @@ def test_a_run_interrupted_after_drawing_goes_on_as_if_it_had_not_been(
     stopped, asked, tmp_path, monkeypatch
 ):
     folder, _ = stopped
-    real = Task.improve
+    real = arms.improve
 
-    def improve(self, *arguments, stage, **options):
-        if stage.startswith("round 2"):
+    def improve(key, state, *arguments, **options):
+        if int(state.step):  # of round 2
             raise KeyboardInterrupt
-        return real(self, *arguments, stage=stage, **options)
+        return real(key, state, *arguments, **options)
 
-    monkeypatch.setattr(Task, "improve", improve)
+    monkeypatch.setattr(arms, "improve", improve)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", EARLY)
     assert len(asked) == 2  # both arms share the first round's
-    monkeypatch.setattr(Task, "improve", real)
+    monkeypatch.setattr(arms, "improve", real)
     resumed = run(tmp_path / "run", EARLY, resume=True)
     assert len(asked) == 3  # the control's second round; the policy's was kept
     for kind in ("evaluation", "round"):
@@ -219,14 +219,14 @@ def test_no_completion_is_scored_twice(tmp_path, monkeypatch):
         return real(self, prompts, completions)
 
     made = []
-    whole = early.Memo.__init__
+    whole = Memo.__init__
 
     def memo(self, *arguments):
         whole(self, *arguments)
         made.append(self)
 
     monkeypatch.setattr(WeightedSum, "terms", terms)
-    monkeypatch.setattr(early.Memo, "__init__", memo)
+    monkeypatch.setattr(Memo, "__init__", memo)
     run(tmp_path / "run", EARLY, "rounds.num_rounds=1", "control=false")
     singles = [pair for pair in scored if len(pair[1]) == 1]
     rows = read_rollouts(tmp_path / "run" / "rollouts" / "round-001-policy.parquet")
@@ -269,9 +269,9 @@ def test_what_cannot_stop_early_is_refused_before_anything_is_loaded(overrides, 
 
 def test_a_rule_of_ones_own_must_be_separable(monkeypatch):
     config = load_config(EARLY)
-    monkeypatch.setattr(early.build, "make_unlimited_rule", lambda *_: top_k(2))
+    monkeypatch.setattr(make, "make_unlimited_rule", lambda *_: top_k(2))
     with pytest.raises(ConfigError, match=r"sampling\.early_stop: true; the rule of .* separable"):
-        early.make_early_stop(config)
+        make.make_early_stop(config)
 
 
 def test_training_on_the_candidates_of_a_stopped_run_says_what_they_are(stopped, tmp_path, capsys):
@@ -288,7 +288,7 @@ def test_tokens_saved_takes_the_mean_length_for_what_was_not_drawn():
         tokens=jnp.zeros((2, 4, 4), jnp.int32), lengths=lengths, log_probs=jnp.zeros((2, 4, 4)),
         finished=zeros, failed=zeros,
     )  # fmt: skip
-    assert early.tokens_saved(completions, 17) == 8 * 3 - 17
-    assert early.tokens_saved(completions, 30) == 0
+    assert tokens_saved(completions, 17) == 8 * 3 - 17
+    assert tokens_saved(completions, 30) == 0
     blank = dataclasses.replace(completions, lengths=jnp.zeros((2, 4), jnp.int32))
-    assert early.tokens_saved(blank, 0) == 0
+    assert tokens_saved(blank, 0) == 0

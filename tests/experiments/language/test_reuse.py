@@ -11,10 +11,10 @@ from rsft_jax.experiments.language import reselect
 from rsft_jax.experiments.language import run as language
 from rsft_jax.experiments.language.candidates import read_candidates
 from rsft_jax.experiments.language.make import make_rule
-from rsft_jax.experiments.language.task import Task
 from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
+from rsft_jax.policies import LanguagePolicy
 from rsft_jax.rollouts import RolloutStore, read_rollouts
 
 SMOKE = [
@@ -34,14 +34,14 @@ def run(path, *overrides):
 def drawn(monkeypatch):
     """Counts the prompts that candidates are drawn for in training rounds."""
     counts = []
-    real = Task.draw
+    real = LanguagePolicy.propose
 
-    def draw(self, key, state, batch, num, **options):
-        if "evaluate" not in options["stage"]:
-            counts.append(len(batch.prompts))
-        return real(self, key, state, batch, num, **options)
+    def propose(self, key, state, prompts, **options):
+        if "train" in prompts.prompts[0].id:
+            counts.append(len(prompts.prompts))
+        return real(self, key, state, prompts, **options)
 
-    monkeypatch.setattr(Task, "draw", draw)
+    monkeypatch.setattr(LanguagePolicy, "propose", propose)
     return counts
 
 

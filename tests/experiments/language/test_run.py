@@ -6,11 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from rsft_jax.experiments.language import make, task
+from rsft_jax.experiments.language import make
 from rsft_jax.experiments.language import run as language
+from rsft_jax.experiments.language.checkpoints import load_states
+from rsft_jax.experiments.language.evaluate import evaluate_folder
+from rsft_jax.experiments.language.setup import make_setup
 from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
+from rsft_jax.policies import LanguagePolicy
 from rsft_jax.rewards import as_rewards, weighted_sum
 from rsft_jax.rollouts import read_rollouts
 from rsft_jax.rounds import OffPolicyError
@@ -29,10 +33,10 @@ def run(path, *overrides, resume=False):
 def saved(folder, *overrides):
     """The arrays of the last checkpoint, by name."""
     config = load_config([*SMOKE, *overrides])
-    shared = task.make_task(config, language.Console())
-    states = {arm: shared.new_state() for arm in ("policy", "control")}
+    shared = make_setup(config, language.Console())
+    states = {arm: shared.policy.new_state() for arm in ("policy", "control")}
     with Checkpoints(folder.checkpoints) as checkpoints:
-        done, states = language.load_states(checkpoints, shared, states)
+        done, states = load_states(checkpoints, shared, states)
     fields = {
         (arm, name): getattr(state, name)
         for arm, state in states.items()
@@ -169,13 +173,13 @@ def test_unscored_candidates_are_counted_and_never_accepted(tmp_path, monkeypatc
 
 
 def test_a_sampler_that_is_not_the_trainers_policy_stops_the_run(tmp_path, monkeypatch):
-    real = task.Task.draw
+    real = LanguagePolicy.propose
 
-    def other_policy(self, key, state, batch, num, **options):
+    def other_policy(self, key, state, prompts, **options):
         shifted = jax.tree.map(lambda leaf: leaf + 0.3, state.params)
-        return real(self, key, state.replace(params=shifted), batch, num, **options)
+        return real(self, key, state.replace(params=shifted), prompts, **options)
 
-    monkeypatch.setattr(task.Task, "draw", other_policy)
+    monkeypatch.setattr(LanguagePolicy, "propose", other_policy)
     with pytest.raises(OffPolicyError, match="between sampler and trainer"):
         run(tmp_path / "run")
 
@@ -199,7 +203,7 @@ def test_a_prompt_longer_than_the_context_is_named(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = load_config([*SMOKE, f"data.path={path}"])
     with pytest.raises(ConfigError, match=r"prompt endless has 601 tokens.*1 to 500"):
-        task.make_task(config, language.Console())
+        make_setup(config, language.Console())
 
 
 @pytest.mark.parametrize(
@@ -214,10 +218,10 @@ def test_a_bad_prompt_file_is_one_line(text, message, tmp_path):
     path.write_text(text)
     config = load_config([*SMOKE, f"data.path={path}"])
     with pytest.raises(ConfigError, match=message):
-        task.make_task(config, language.Console())
+        make_setup(config, language.Console())
 
 
 def test_evaluate_prints_the_figures_of_the_last_checkpoint(whole, capsys):
-    assert language.evaluate_folder(whole.path) == ExitCode.OK
+    assert evaluate_folder(whole.path) == ExitCode.OK
     last = [e for e in whole.events() if e["event"] == "evaluation"][-1]
     assert f"{last['reward_mean']:.3f}" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rsft_jax.experiments.language import run as language
-from rsft_jax.experiments.language import task
+from rsft_jax.experiments.language.setup import make_setup
 from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.console import Console
@@ -55,20 +55,20 @@ def test_run_packs_clips_replays_and_restarts_on_eight_devices(tmp_path):
 
 def test_evaluation_takes_the_averaged_parameters():
     config = load_config(["experiment=smoke", "training.ema_decay=0.75", "training.warmup_steps=0"])
-    shared = task.make_task(config, Console(io.StringIO()))
-    assert shared.averaged(shared.initial).params is not shared.initial.params
+    shared = make_setup(config, Console(io.StringIO()))
+    assert shared.evaluated(shared.policy.initial).params is not shared.policy.initial.params
     prompts = [np.array([5, 6])] * 4
     (batch,) = make_batches(prompts, [np.array([7, 8, 9])] * 4, batch_size=4)
-    before = jax.tree.map(np.array, shared.initial.params)
-    state, _ = shared.step(shared.new_state(), shared.frozen, batch)
+    before = jax.tree.map(np.array, shared.policy.initial.params)
+    state, _ = shared.step(shared.policy.new_state(), shared.policy.frozen, batch)
     wanted = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, before, state.params)
-    averaged = shared.averaged(state)
+    averaged = shared.evaluated(state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), averaged.params, wanted)
     # Drawing takes the parameters themselves.
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), averaged.params, state.params)
     assert max(jax.tree.leaves(moved)) > 1e-5
     plain = dataclasses.replace(shared, config=load_config(["experiment=smoke"]))
-    assert plain.averaged(state) is state
+    assert plain.evaluated(state) is state
 
 
 @pytest.mark.parametrize(
@@ -132,5 +132,5 @@ def test_unknown_paths_are_refused_with_near_ones(tmp_path):
 )
 def test_meshes_that_do_not_fit_are_one_line(overrides, message):
     with pytest.raises(ConfigError, match=message) as found:
-        task.make_task(load_config(["experiment=smoke", *overrides]), Console(io.StringIO()))
+        make_setup(load_config(["experiment=smoke", *overrides]), Console(io.StringIO()))
     assert "\n" not in str(found.value)

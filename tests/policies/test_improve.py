@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from rsft_jax.experiments.language.replay import Sequences, accepted_before, accepted_now, with_old
 from rsft_jax.generation import Completions, pad_prompts
+from rsft_jax.policies import Sequences, accepted_before, accepted_sequences, mix
 from rsft_jax.rollouts import RolloutStore
 
 PROMPTS = pad_prompts([[5, 6], [7], [8, 9, 10]])
@@ -63,15 +63,15 @@ def _sequences(number, weight, first=0):
 
 def test_old_sequences_make_up_their_part_of_sequences_and_of_weight():
     new, old = _sequences(30, 1.0), _sequences(100, 500.0, first=1000)
-    mixed = with_old(jax.random.key(0), new, old, 0.25)
+    mixed = mix(jax.random.key(0), new, old, 0.25)
     is_old = np.array([c[0] >= 1000 for c in mixed.completions])
     assert is_old.sum() == 10
     assert len(mixed.prompts) == len(mixed.log_probs) == 40
     # A scale of 500 in an earlier round gives its sequences no more say.
     np.testing.assert_allclose(mixed.weights[is_old].mean(), mixed.weights[~is_old].mean())
-    again = with_old(jax.random.key(0), new, old, 0.25)
+    again = mix(jax.random.key(0), new, old, 0.25)
     np.testing.assert_array_equal(np.stack(mixed.completions), np.stack(again.completions))
-    other = with_old(jax.random.key(1), new, old, 0.25)
+    other = mix(jax.random.key(1), new, old, 0.25)
     assert not np.array_equal(np.stack(mixed.completions), np.stack(other.completions))
 
 
@@ -79,7 +79,7 @@ def test_nothing_old_leaves_the_new_sequences_as_they_are():
     new = _sequences(4, 3.0)
     none = _sequences(0, 1.0)
     for old, fraction in ((none, 0.5), (_sequences(9, 1.0), 0.0)):
-        mixed = with_old(jax.random.key(0), new, old, fraction)
+        mixed = mix(jax.random.key(0), new, old, fraction)
         np.testing.assert_array_equal(mixed.weights, new.weights)
         assert len(mixed.prompts) == 4
 
@@ -92,10 +92,10 @@ def test_accepted_sequences_are_cut_to_their_lengths():
         finished=np.ones((2, 2), bool),
         failed=np.zeros((2, 2), bool),
     )
-    found = accepted_now(PROMPTS, completions, np.array([[0.0, 2.0], [0.5, 0.0]]))
+    found = accepted_sequences(PROMPTS, completions, np.array([[0.0, 2.0], [0.5, 0.0]]))
     assert [p.tolist() for p in found.prompts] == [[5, 6], [7]]
     assert [c.tolist() for c in found.completions] == [[5], [6, 7, 8]]
     assert found.weights.tolist() == [2.0, 0.5]
     assert [lp.tolist() for lp in found.log_probs] == [[-3.0], [-6.0, -7.0, -8.0]]
     with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\), got 1"):
-        with_old(jax.random.key(0), found, found, 1.0)
+        mix(jax.random.key(0), found, found, 1.0)

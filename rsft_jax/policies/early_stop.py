@@ -2,28 +2,30 @@
 
 A budget takes the first so many that are accepted (`rsft_jax.selection.at_most`), so what lies
 behind them has no say in what is accepted: the policy is trained on exactly the samples that it
-would be trained on without early stop. What does change is the control, which is the first so many
-candidates here (`first_control`), and every figure of all candidates drawn.
+would be trained on without early stop. What does change is a random control, which is the first so
+many candidates here (`first_control`), and every figure of all candidates drawn.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.generation import Completions, count_tried, stopped_rate
-from rsft_jax.rewards import guard
-from rsft_jax.rounds import Collected, as_candidates
-from rsft_jax.selection import Candidates, SelectionRule, chain
-from rsft_jax.types import PRNGKey
-
-from ..settings.schema import LanguageConfig
-from ..terminal.errors import ConfigError
-from . import make, samples
-from .task import PromptBatch, Task
+from rsft_jax.numerics.round_keys import collect_keys
+from rsft_jax.policies.kept import DrawMoreFn, padded_completions, replaced
+from rsft_jax.policies.language import LanguagePolicy
+from rsft_jax.policies.prompts import PromptBatch
+from rsft_jax.policies.scoring import as_sum, record_of, scored
+from rsft_jax.rewards import WeightedSum
+from rsft_jax.rollouts import Record
+from rsft_jax.rounds import Collected, Info, as_candidates
+from rsft_jax.selection import Candidates, SelectionRule
+from rsft_jax.training import TrainState
+from rsft_jax.types import PRNGKey, RewardFn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,37 +42,15 @@ class EarlyStop:
     wanted: int
 
 
-def make_early_stop(config: LanguageConfig) -> EarlyStop | None:
-    """When drawing for a prompt ends; None where all candidates are drawn.
-
-    Raises:
-      ConfigError: a rule of one's own must see all candidates of a prompt.
-    """
-    if not config.sampling.early_stop:
-        return None
-    rule = make.make_unlimited_rule(config.selection, config.allow_packages)
-    budget = make.budget_of(config.selection)
-    if budget is None or not rule.separable or rule.needs - {"log_proposal"}:
-        raise ConfigError(
-            "sampling.early_stop: true; the rule of selection.function must be separable, that is "
-            "judge each candidate by itself, and need nothing but its log_proposal"
-        )
-    return EarlyStop(chain(rule), budget)
-
-
 class Stopped(NamedTuple):
-    """One round's candidates, drawn until it was enough.
+    """What is known of a round's candidates that were drawn until it was enough.
 
     Attributes:
-      collected: candidates and verdict, `[P, N]`; what was not drawn is empty and invalid.
-      scores: of the candidates.
       rates: `[P]` unbiased estimates of the rule's acceptance rate, its budget aside.
       always: so many first candidates are drawn for each prompt whatever their rewards: they are a
         fair sample of what is proposed, which all that are drawn are not.
     """
 
-    collected: Collected
-    scores: samples.Scores
     rates: np.ndarray
     always: int
 
@@ -80,59 +60,83 @@ class Memo:
 
     Each candidate is scored for itself, as it ends: a reward that compares the candidates of a
     prompt with each other cannot be used with early stop.
+
+    Args:
+      prompts: of the round.
+      reward: scores texts.
+      tokenizer: makes texts of tokens.
     """
 
-    def __init__(self, task: Task, batch: PromptBatch):
-        self._task, self._batch = task, batch
+    def __init__(self, prompts: PromptBatch, reward: WeightedSum, tokenizer: Tokenizer):
+        self._prompts, self._reward, self._tokenizer = prompts, reward, tokenizer
         self._terms: dict[tuple[int, bytes], dict[str, float]] = {}
 
-    def rewards(self, places: Sequence[int], tokens: Sequence[np.ndarray]) -> np.ndarray:
+    def rewards(
+        self, places: Sequence[int] | np.ndarray, tokens: Sequence[np.ndarray]
+    ) -> np.ndarray:
         """Rewards of completions of these prompts of the batch; NaN for what has none."""
-        found = self.terms(places, tokens)
-        return self._task.reward.combine(self.columns(found))
+        return self._reward.combine(self.columns(self.terms(places, tokens)))
 
-    def terms(self, places: Sequence[int], tokens: Sequence[np.ndarray]) -> list[dict[str, float]]:
+    def terms(
+        self, places: Sequence[int] | np.ndarray, tokens: Sequence[np.ndarray]
+    ) -> list[dict[str, float]]:
         """Every term of each of these completions."""
         names = [(int(p), np.asarray(ids, np.int32).tobytes()) for p, ids in zip(places, tokens)]
         new = {name: ids for name, ids in zip(names, tokens) if name not in self._terms}
         if new:
-            questions = [self._batch.prompts[place].text for place, _ in new]
-            texts = self._task.tokenizer.decode_batch([ids.tolist() for ids in new.values()])
-            terms = self._task.reward.terms(questions, [[text] for text in texts])
+            asked = [self._prompts.prompts[place] for place, _ in new]
+            texts = self._tokenizer.decode_batch([ids.tolist() for ids in new.values()])
+            terms = self._reward.terms(asked, [[text] for text in texts])
             for row, name in enumerate(new):
                 self._terms[name] = {term: float(values[row, 0]) for term, values in terms.items()}
         return [self._terms[name] for name in names]
 
     def columns(self, rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
         """The terms of completions as arrays."""
-        return {name: np.array([row[name] for row in rows]) for name in self._task.reward.weights}
+        return {name: np.array([row[name] for row in rows]) for name in self._reward.weights}
 
 
 def collect_until_accepted(
     key: PRNGKey,
-    batch: PromptBatch,
+    state: TrainState,
+    prompts: PromptBatch,
     *,
-    task: Task,
+    policy: LanguagePolicy,
     early: EarlyStop,
     rule: SelectionRule,
-    draw: Callable[..., Completions],
-    keep: Callable[[Callable], Completions],
-) -> Stopped:
+    reward: WeightedSum,
+    num_candidates: int,
+    judge: RewardFn | None = None,
+    keep: Callable[[DrawMoreFn], Completions] | None = None,
+    propose: Callable[..., Completions] | None = None,
+    round_: int = 1,
+    arm: str = "policy",
+) -> Collected:
     """Collects a round's candidates: those that are kept, and what must be drawn beyond them.
 
+    An `rsft_jax.rounds.CollectFn` once its options are set; what is drawn and accepted is what
+    `rsft_jax.rounds.collect` would draw and accept with the same key, up to where it is enough.
+
     Args:
-      key: of the round, consumed; what is drawn and accepted is what `rsft_jax.rounds.collect`
-        would draw and accept with it, up to where it is enough.
-      batch: P prompts.
-      task: what draws and scores.
+      key: of collecting, consumed.
+      state: the policy.
+      prompts: P prompts.
+      policy: what draws.
       early: when it is enough.
       rule: the verdict on what was drawn.
-      draw: `(some prompts, rule, rewards) -> completions`, until it is enough for each of them.
-      keep: asks the store; `KeptDraws.get_longest` with all but its last argument.
+      reward: what the rules look at.
+      num_candidates: N, the most for a prompt.
+      judge: a second score, which selection does not see.
+      keep: asks a store: `KeptDraws.get_longest` with all but its `draw`. None keeps nothing.
+      propose: draws in place of `policy.propose_accepted`, with the same arguments.
+      round_, arm: of the record.
+
+    Returns:
+      Candidates and verdict, `[P, N]`; what was not drawn is empty and invalid. Of its info
+      `propose` is a `Stopped`, `score` the `Record`.
     """
-    _, select_key = jax.random.split(key)
-    memo = Memo(task, batch)
-    num = task.config.sampling.num_candidates
+    select_key = collect_keys(key).select
+    memo = Memo(prompts, reward, policy.tokenizer)
 
     def accepted(completions: Completions) -> tuple[np.ndarray, np.ndarray]:
         """Verdicts of the rule alone `[P, N]`, and which candidates are there."""
@@ -144,26 +148,36 @@ def collect_until_accepted(
     def draw_missing(kept: Completions) -> tuple[np.ndarray, Completions | None]:
         verdicts, there = accepted(kept)
         tried, enough = count_tried(verdicts, there, early.wanted)
-        places = np.flatnonzero(~enough & (tried < num))
+        places = np.flatnonzero(~enough & (tried < num_candidates))
         if not places.size:
             return places, None
-        found = draw(
-            batch.take(places),
-            _numbered(early.rule, places),
-            lambda rows, tokens: memo.rewards(places[rows], tokens),
+        drawn = (propose or policy.propose_accepted)(
+            key,
+            state,
+            prompts.take(places),
+            num_candidates=num_candidates,
+            num_accepted=early.wanted,
+            rule=_numbered(early.rule, places),
+            reward=lambda rows, tokens: memo.rewards(places[rows], tokens),
         )
-        return places, found
+        return places, drawn
 
-    completions = keep(draw_missing)
+    if keep is None:
+        shape = (len(prompts.prompts), num_candidates, policy.sampling.max_new_tokens)
+        completions = _from_nothing(shape, draw_missing)
+    else:
+        completions = keep(draw_missing)
     verdicts, there = accepted(completions)
     tried, enough = count_tried(verdicts, there, early.wanted)
-    counts = np.arange(num) < tried[:, None]
+    counts = np.arange(num_candidates) < tried[:, None]
     completions = _only(completions, counts)
-    scores = _scores(task, batch, completions, memo)
-    candidates = as_candidates(completions, jnp.asarray(scores.reward, jnp.float32))
+    record = record_of(prompts, completions, policy.tokenizer, round_=round_, arm=arm)
+    record = _with_scores(record, prompts, completions, memo, reward, judge)
+    candidates = as_candidates(completions, jnp.asarray(record.reward, jnp.float32))
     selection = rule.select(select_key, candidates)
     rates = stopped_rate((verdicts & counts).sum(axis=1), tried, enough, early.wanted)
-    return Stopped(Collected(completions, candidates, selection), scores, rates, early.wanted)
+    info = Info(propose=Stopped(rates, early.wanted), score=record)
+    return Collected(completions, candidates, selection, info)
 
 
 def tokens_saved(completions: Completions, drawn_tokens: int) -> int:
@@ -178,6 +192,14 @@ def tokens_saved(completions: Completions, drawn_tokens: int) -> int:
     lengths = np.asarray(completions.lengths)
     mean = lengths.sum() / max((lengths > 0).sum(), 1)
     return max(round(mean * lengths.size) - drawn_tokens, 0)
+
+
+def _from_nothing(shape: tuple[int, int, int], draw: DrawMoreFn) -> Completions:
+    """What is drawn where nothing is kept."""
+    count, num, width = shape
+    nothing = padded_completions([None] * count, num, width)
+    places, drawn = draw(nothing)
+    return nothing if drawn is None else replaced(nothing, places, drawn)
 
 
 def _numbered(rule: SelectionRule, places: np.ndarray) -> SelectionRule:
@@ -218,17 +240,26 @@ def _only(completions: Completions, counts: np.ndarray) -> Completions:
     return Completions(**{name: emptied(name, getattr(completions, name)) for name in names})
 
 
-def _scores(task: Task, batch: PromptBatch, completions: Completions, memo: Memo) -> samples.Scores:
+def _with_scores(
+    record: Record,
+    prompts: PromptBatch,
+    completions: Completions,
+    memo: Memo,
+    reward: WeightedSum,
+    judge: RewardFn | None,
+) -> Record:
+    """The record with the scores of what is there."""
     there = np.asarray(completions.lengths) > 0
     places, tokens = _drawn(completions)
     terms = memo.columns(memo.terms(places, tokens))
-    texts = samples.completion_texts(completions, task.tokenizer)
-    questions = [batch.prompts[place].text for place in places]
-    flat = [[text] for row, here in zip(texts, there) for text, drawn in zip(row, here) if drawn]
-    judged = guard(task.judge)(questions, flat)[:, 0]
-    return samples.Scores(
-        texts=texts,
-        terms={name: _scattered(there, values) for name, values in terms.items()},
-        reward=_scattered(there, task.reward.combine(terms)),
-        judge=_scattered(there, judged),
+    judged = None
+    if judge is not None:
+        asked = [prompts.prompts[place] for place in places]
+        flat = [[record.texts[i][j]] for i, j in np.argwhere(there)]
+        judged = _scattered(there, as_sum(judge, "judge")(asked, flat)[:, 0])
+    return scored(
+        record,
+        {name: _scattered(there, values) for name, values in terms.items()},
+        _scattered(there, reward.combine(terms)),
+        judged,
     )

@@ -1,0 +1,116 @@
+"""What is written of a round: each candidate with its verdict, and the figures of an event."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from rsft_jax.generation import Completions
+from rsft_jax.metrics.diversity import distinct_n, self_bleu
+from rsft_jax.metrics.intervals import Interval, bootstrap_interval
+from rsft_jax.policies import Stopped, verdict_of
+from rsft_jax.rollouts import Record, RolloutStore, to_rows
+from rsft_jax.rounds import RoundReport
+from rsft_jax.sampling import acceptance_rate, effective_sample_size
+
+from ..runs.folder import RunFolder
+from ..runs.processes import is_first
+from . import make
+from .arms import Arm, Drawn
+
+
+def log_round(folder: RunFolder, arm: Arm, report: RoundReport) -> dict[str, Any]:
+    """Writes every candidate with its verdict, and the round's figures; returns the latter."""
+    drawn: Drawn = report.info.propose
+    record: Record = report.info.score
+    if is_first():
+        verdict = verdict_of(report.collected.selection, arm.rule)
+        version = make.reward_version(arm.setup.config.reward)
+        source = {**drawn.source, "reward_version": [version] * record.reward.size}
+        rows = to_rows(dataclasses.replace(record, verdict=verdict), source)
+        name = folder.rollout_path(report.round, arm.name).stem
+        RolloutStore(folder.rollouts).append(rows, name=name)
+    event = round_event(arm, report, record, drawn)
+    folder.log(event)
+    return event
+
+
+def round_event(arm: Arm, report: RoundReport, record: Record, drawn: Drawn) -> dict[str, Any]:
+    """The figures of a round."""
+    collected = report.collected
+    accepted = np.asarray(collected.selection.accepted)
+    scored = np.isfinite(record.reward)
+    # What was not drawn had no place left in the budget: it counts as what was not accepted.
+    unscored = int((record.drawn & ~scored).sum())
+    rate = acceptance_rate(int(accepted.sum()), accepted.size - unscored)
+    fair = slice(None) if drawn.stopped is None else slice(drawn.stopped.always)
+    weights = np.asarray(collected.weights)[accepted]
+    return {
+        "event": "round",
+        "arm": arm.name,
+        "round": report.round,
+        "num_prompts": len(record.prompt_ids),
+        "num_candidates": int(record.drawn.sum()),
+        "num_scored": int(scored.sum()),
+        "num_accepted": int(accepted.sum()),
+        "num_prompts_without": int((~accepted.any(axis=1)).sum()),
+        "acceptance_rate": float(rate.estimate),
+        "acceptance_low": float(rate.low),
+        "acceptance_high": float(rate.high),
+        **_rule_rate(arm, drawn.stopped),
+        "reward_proposed": _mean(record.reward[:, fair].ravel()),
+        "reward_accepted": _mean(record.reward[accepted]),
+        "judge_proposed": _mean(record.judge[:, fair].ravel()),
+        "judge_accepted": _mean(record.judge[accepted]),
+        "ess": float(effective_sample_size(np.log(weights))) if weights.size else 0.0,
+        "generated_tokens": int(np.asarray(collected.completions.lengths).sum()),
+        "generation": drawn.figures,
+        "trained_tokens": 0,
+        "on_policy_gap": report.gap,
+        **report.metrics,
+        "seconds": report.seconds,
+    }
+
+
+def _rule_rate(arm: Arm, stopped: Stopped | None) -> dict[str, float]:
+    """The rate of the rule without its budget, with its interval over prompts."""
+    if stopped is None:
+        return {}
+    settings = arm.setup.config.evaluation
+    rates = stopped.rates[:, None]
+    interval = mean_interval(rates, settings.confidence, settings.bootstrap_samples)
+    return {
+        "rule_rate": interval.mean,
+        "rule_rate_low": interval.low,
+        "rule_rate_high": interval.high,
+    }
+
+
+def text_figures(record: Record, completions: Completions) -> dict[str, float]:
+    """Diversity and length of the texts."""
+    texts = [text for row in record.texts for text in row]
+    return {
+        "distinct_1": distinct_n(texts, 1),
+        "distinct_2": distinct_n(texts, 2),
+        "self_bleu": self_bleu(texts),
+        "length_mean": float(np.asarray(completions.lengths).mean()),
+    }
+
+
+def interval_figures(name: str, interval: Interval) -> dict[str, float]:
+    """An interval as the three fields of a metrics event."""
+    return {
+        f"{name}_mean": interval.mean,
+        f"{name}_low": interval.low,
+        f"{name}_high": interval.high,
+    }
+
+
+def mean_interval(values: np.ndarray, confidence: float, samples: int) -> Interval:
+    """The mean of `[P, N]` values with a bootstrap interval over prompts."""
+    return bootstrap_interval(values, confidence=confidence, num_resamples=samples)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else None

@@ -1,0 +1,68 @@
+"""What a person sees of the rounds and evaluations of a run."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rsft_jax.rounds import RoundReport
+
+from ..terminal.console import Console
+from ..terminal.errors import ExitCode
+
+
+def explain_empty(console: Console, report: RoundReport) -> ExitCode:
+    """Says, prompt by prompt, why a round accepted nothing; such a run cannot go on."""
+    if report.num_accepted:
+        return ExitCode.OK
+    rewards = np.asarray(report.collected.candidates.rewards)
+    probs = np.asarray(report.collected.selection.accept_prob)
+    rows = []
+    for prompt, row, prob in zip(report.prompts.prompts, rewards, probs):
+        scored = row[np.isfinite(row)]
+        best = float(scored.max()) if scored.size else None
+        rows.append((prompt.id, f"{scored.size}/{row.size}", best, float(prob.max())))
+    title = f"round {report.round}: nothing was accepted, and nothing trained"
+    console.table(title, ("prompt", "scored", "best reward", "largest accept prob"), rows)
+    return ExitCode.NO_DATA
+
+
+def show_round(console: Console, events: list[dict[str, Any]]) -> None:
+    """Prints the figures of a round, a line for each arm."""
+    for event in events:
+        gap = ""
+        if event["on_policy_gap"] is not None:
+            gap = (
+                f"; sampler and trainer differ by at most {event['on_policy_gap']:.1e} nats a token"
+            )
+        console.say(
+            f"round {event['round']}, {event['arm']}: accepted {event['num_accepted']} of "
+            f"{event['num_scored']}, reward {event['reward_proposed']:.3f} proposed, "
+            f"{event['reward_accepted']:.3f} accepted" + gap
+        )
+
+
+def show_evaluations(console: Console, events: Iterable[Mapping[str, Any]]) -> None:
+    """Prints the held-out figures of evaluations, a row each."""
+    rows = [
+        (
+            event["round"],
+            event["arm"],
+            _with_interval(event, "reward"),
+            _with_interval(event, "judge"),
+            event["kl_mean"],
+            event["distinct_2"],
+            event["self_bleu"],
+            event["length_mean"],
+        )
+        for event in events
+    ]
+    columns = ("round", "arm", "reward", "judge", "KL, nats", "distinct-2", "self-BLEU", "tokens")
+    console.table("held-out prompts, with 95 % intervals over prompts", columns, rows)
+
+
+def _with_interval(event: Mapping[str, Any], name: str) -> str:
+    mean, low, high = (event[f"{name}_{end}"] for end in ("mean", "low", "high"))
+    if mean is None:
+        return "-"
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]" if low is not None else f"{mean:.3f}"

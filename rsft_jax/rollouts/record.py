@@ -1,0 +1,245 @@
+"""The one record of P x N candidates: what was drawn, what the rewards say, what was accepted.
+
+A record lives on the host and goes with a round: it begins with what was drawn, is given scores and
+then a verdict, and becomes rows of a rollout file; rows, and JSON Lines files of other programs,
+become records again. P is prompts, N the largest number of candidates of a prompt.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsft_jax.data.prompts import Prompt, read_prompts
+from rsft_jax.rollouts.parquet import Rollouts
+from rsft_jax.rollouts.schema import TERM_PREFIX
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a selection rule says of P x N candidates.
+
+    Attributes:
+      accepted: `[P, N]` bool.
+      accept_prob: `[P, N]` float64 probability that one draw of the rule accepts it.
+      log_weight: `[P, N]` float64 log-weight that repairs the bias of the rule, nats.
+      reasons: P * N reasons, prompt by prompt.
+      rule: the name of the rule.
+    """
+
+    accepted: np.ndarray
+    accept_prob: np.ndarray
+    log_weight: np.ndarray
+    reasons: list[str]
+    rule: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """P x N candidates that were drawn together: one round and arm of a run, or a whole file.
+
+    Attributes:
+      prompt_ids: P names of prompts.
+      prompts: P texts; of a run, as the model saw them.
+      places: `[P]` number of each prompt under the key that its candidates were drawn with.
+      texts: P rows of N completions, "" where there is none.
+      tokens: the same as token ids, without padding; None where only texts are known.
+      log_probs: P rows of N arrays, the log-probability of each token under the law that it was
+        drawn from, nats; None where only that of whole completions is known.
+      log_prob: `[P, N]` float64 log-probability of whole completions, nats; NaN where unknown.
+      drawn: `[P, N]` whether there is a candidate; early stop leaves empty what it does not draw.
+      failed: `[P, N]` whether the policy gave no distribution to draw it from.
+      finished: `[P, N]` whether a stop token ended it.
+      reward: `[P, N]` float64, what selection looks at; NaN where there is none.
+      judge: `[P, N]` float64, the second judge's score; NaN where there is none.
+      terms: name -> `[P, N]` float64, every term of the reward that is known.
+      verdict: what a rule has accepted of them; None before.
+      asked: P prompts as they were read, of a JSON Lines file; None otherwise.
+      round: its round; 1 for a file.
+      arm: its arm; "policy" for a file.
+    """
+
+    prompt_ids: list[str]
+    prompts: list[str]
+    places: np.ndarray
+    texts: list[list[str]]
+    tokens: Sequence[Sequence[Sequence[int] | np.ndarray]] | None
+    log_probs: Sequence[Sequence[np.ndarray]] | None
+    log_prob: np.ndarray
+    drawn: np.ndarray
+    failed: np.ndarray
+    finished: np.ndarray
+    reward: np.ndarray
+    judge: np.ndarray
+    terms: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    verdict: Verdict | None = None
+    asked: list[Prompt] | None = None
+    round: int = 1
+    arm: str = "policy"
+
+    @property
+    def valid(self) -> np.ndarray:
+        """`[P, N]` whether there is a candidate that can be used."""
+        return self.drawn & ~self.failed
+
+    @property
+    def drawn_texts(self) -> list[str]:
+        """The completions that there are, prompt by prompt."""
+        return [self.texts[i][j] for i, j in np.argwhere(self.drawn)]
+
+
+def to_rows(
+    record: Record, source: Mapping[str, Sequence[Any]] | None = None
+) -> dict[str, list[Any]]:
+    """The columns of a rollout file, a row for each candidate drawn, prompt by prompt.
+
+    Args:
+      record: with tokens and their log-probabilities.
+      source: P * N values of any of the columns that say where the candidates come from
+        (`IDENTITY_COLUMNS`); they take the place of the record's own.
+
+    Raises:
+      ValueError: the record knows texts alone.
+    """
+    if record.tokens is None or record.log_probs is None:
+        raise ValueError("record must have tokens and log_probs to become rows, got texts alone")
+    count, num = record.drawn.shape
+    total = count * num
+    rows: dict[str, list[Any]] = {
+        "round": [record.round] * total,
+        "arm": [record.arm] * total,
+        "prompt_id": [name for name in record.prompt_ids for _ in range(num)],
+        "candidate": list(range(num)) * count,
+        "prompt": [text for text in record.prompts for _ in range(num)],
+        "completion": [text for row in record.texts for text in row],
+        "tokens": [ids for row in record.tokens for ids in row],
+        "log_probs": [values for row in record.log_probs for values in row],
+        "finished": record.finished.ravel().tolist(),
+        "reward": record.reward.ravel().tolist(),
+        "judge": record.judge.ravel().tolist(),
+    }
+    for name, values in record.terms.items():
+        rows[f"{TERM_PREFIX}{name}"] = values.ravel().tolist()
+    if record.verdict is not None:
+        rows["accepted"] = record.verdict.accepted.ravel().tolist()
+        rows["accept_prob"] = record.verdict.accept_prob.ravel().tolist()
+        rows["log_weight"] = record.verdict.log_weight.ravel().tolist()
+        rows["reason"] = list(record.verdict.reasons)
+        rows["rule"] = [record.verdict.rule] * total
+    rows["failed"] = record.failed.ravel().tolist()
+    rows |= {name: list(values) for name, values in (source or {}).items()}
+    drawn = record.drawn.ravel()
+    if drawn.all():
+        return rows
+    return {name: [v for v, there in zip(values, drawn) if there] for name, values in rows.items()}
+
+
+def from_rows(rows: Rollouts) -> list[Record]:
+    """The records that rows of a rollout file hold, one for each round and arm.
+
+    The verdict is left out: whoever asks for candidates is about to judge them.
+    """
+    by_record: dict[tuple[int, str], dict[str, list[int]]] = {}
+    for row, (round_, arm, prompt) in enumerate(zip(rows["round"], rows["arm"], rows["prompt_id"])):
+        by_record.setdefault((int(round_), arm), {}).setdefault(prompt, []).append(row)
+    return [_record(rows, *name, by_prompt) for name, by_prompt in by_record.items()]
+
+
+def _record(rows: Rollouts, round_: int, arm: str, by_prompt: dict[str, list[int]]) -> Record:
+    numbered = [[(int(rows["candidate"][row]), row) for row in some] for some in by_prompt.values()]
+    num = 1 + max(candidate for some in numbered for candidate, _ in some)
+    shape = (len(numbered), num)
+    index = np.full(shape, -1)
+    for i, some in enumerate(numbered):
+        for candidate, row in some:
+            index[i, candidate] = row
+    drawn = index >= 0
+
+    def gathered(values: Any, missing: Any) -> np.ndarray:
+        return np.where(drawn, np.asarray(values)[index], missing)
+
+    def numbers(values: Any) -> np.ndarray:
+        return gathered(np.asarray(values, np.float64), np.nan)
+
+    def listed(values: Any, missing: Any) -> list[list[Any]]:
+        return [[values[r] if r >= 0 else missing for r in row] for row in index]
+
+    first = [some[0][1] for some in numbered]
+    places, failed = rows.columns.get("place"), rows.columns.get("failed")
+    return Record(
+        prompt_ids=list(by_prompt),
+        prompts=[rows["prompt"][row] for row in first],
+        places=np.arange(shape[0]) if places is None else np.asarray(places)[first],
+        texts=listed(rows["completion"], ""),
+        tokens=listed(rows["tokens"], np.zeros(0, np.int32)),
+        log_probs=listed(rows["log_probs"], np.zeros(0, np.float32)),
+        log_prob=numbers([np.sum(values, dtype=np.float64) for values in rows["log_probs"]]),
+        drawn=drawn,
+        failed=np.zeros(shape, bool) if failed is None else gathered(failed, False),
+        finished=gathered(rows["finished"], False),
+        reward=numbers(rows["reward"]),
+        judge=numbers(rows["judge"]),
+        terms={name: numbers(rows[f"{TERM_PREFIX}{name}"]) for name in rows.terms},
+        round=round_,
+        arm=arm,
+    )
+
+
+def read_jsonl(path: str | Path) -> Record:
+    """Reads candidates of another program, one a line, grouped by prompt in the order of the file.
+
+    `log_prob`, of the whole completion in nats under the law that it was drawn from, may be left
+    out, and a reward may be null:
+
+        {"prompt": "Tell me ...", "completion": "Once ...", "reward": 0.7, "log_prob": -41.2}
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a line or a column is not as it should be; the message names the row.
+    """
+    by_prompt: dict[tuple, list[tuple[Prompt, str, float, float]]] = {}
+    for row in read_prompts(path).prompts:
+        name = tuple(tuple(sorted(message.items())) for message in row.messages)
+        text = row.fields.get("completion")
+        if not isinstance(text, str):
+            raise ValueError(f"{row.id}: column 'completion' must be a string, got {text!r:.80}")
+        reward = _number(row, "reward")
+        log_prob = _number(row, "log_prob") if "log_prob" in row.fields else math.nan
+        by_prompt.setdefault(name, []).append((row, text, reward, log_prob))
+    num = max(len(rows) for rows in by_prompt.values())
+    shape = (len(by_prompt), num)
+    rewards, log_prob = np.full(shape, np.nan), np.full(shape, np.nan)
+    drawn = np.zeros(shape, bool)
+    for i, rows in enumerate(by_prompt.values()):
+        for j, (_, _, reward, total) in enumerate(rows):
+            rewards[i, j], log_prob[i, j], drawn[i, j] = reward, total, True
+    prompts = [rows[0][0] for rows in by_prompt.values()]
+    return Record(
+        prompt_ids=[prompt.id for prompt in prompts],
+        prompts=[prompt.text for prompt in prompts],
+        places=np.arange(shape[0]),
+        texts=[[text for _, text, _, _ in r] + [""] * (num - len(r)) for r in by_prompt.values()],
+        tokens=None,
+        log_probs=None,
+        log_prob=log_prob,
+        drawn=drawn,
+        failed=np.zeros(shape, bool),
+        finished=drawn,
+        reward=rewards,
+        judge=np.full(shape, np.nan),
+        asked=prompts,
+    )
+
+
+def _number(row: Prompt, name: str) -> float:
+    if name not in row.fields:
+        raise ValueError(f"{row.id}: column {name!r} is missing; a null is allowed")
+    value = row.fields[name]
+    if value is None:
+        return math.nan
+    if not isinstance(value, bool | int | float):
+        raise ValueError(f"{row.id}: column {name!r} must be a number or null, got {value!r:.80}")
+    return float(value)
