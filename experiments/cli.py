@@ -215,14 +215,9 @@ def _evaluate_command(arguments: list[str]) -> int:
 
 def _compose(overrides: list[str], config_dir: Path | None) -> Any:
     """Composes the settings; `output_dir=FOLDER resume=true` alone takes those of the run there."""
-    from .settings.compose import (
-        allowed_packages,
-        check_functions,
-        load_config,
-        parse_overrides,
-        read_config,
-        with_output,
-    )
+    from .settings.compose import allowed_packages, check_functions, load_config, with_output
+    from .settings.overrides import parse_overrides
+    from .settings.stored import read_config
 
     given = {o.key_or_group: o.value() for o in parse_overrides(overrides)}
     output_dir = given.get("output_dir")

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..runs.folder import check_folder, existing_run
-from ..settings.compose import allowed_packages, read_config
+from ..settings.compose import allowed_packages
 from ..settings.schema import LanguageConfig
+from ..settings.stored import read_config
 from ..terminal.console import Console
 from ..terminal.errors import ConfigError, ExitCode, shown
 from ..terminal.files import write_whole

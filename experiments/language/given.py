@@ -12,9 +12,9 @@ from rsft_jax.data import Prompt
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.generation import Completions
 
-from ..settings.compose import read_config
 from ..settings.ranges import validate_selection
 from ..settings.schema import LanguageConfig
+from ..settings.stored import read_config
 from ..terminal.errors import ConfigError, shown
 from . import make
 from .candidates import Group, read_candidates

@@ -18,13 +18,10 @@ from rsft_jax.sampling import acceptance_rate, effective_sample_size
 from rsft_jax.selection import Selection, SelectionRule, random_control, stage_names
 
 from ..settings import ranges, schema
-from ..settings.compose import (
-    allowed_packages,
-    compose,
-    expand_sweep,
-    parse_overrides,
-    read_config,
-)
+from ..settings.axes import expand_sweep
+from ..settings.compose import allowed_packages, compose
+from ..settings.overrides import parse_overrides
+from ..settings.stored import read_config
 from ..settings.typed import build as typed
 from ..settings.typed import to_dict
 from ..terminal.console import Console

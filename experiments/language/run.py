@@ -28,8 +28,8 @@ from rsft_jax.types import PRNGKey
 
 from ..runs.folder import RunFolder
 from ..runs.processes import is_first
-from ..settings.compose import read_config
 from ..settings.schema import LanguageConfig
+from ..settings.stored import read_config
 from ..terminal.console import Console
 from ..terminal.errors import ConfigError, ExitCode, shown
 from . import make, samples

@@ -27,8 +27,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..settings.compose import differences, read_config, save_config
 from ..settings.schema import LanguageConfig, RunConfig
+from ..settings.stored import differences, read_config, save_config
+from ..settings.typed import leaves
 from ..terminal.errors import ConfigError, shown
 from ..terminal.files import to_csv, write_whole
 
@@ -451,13 +452,9 @@ def metrics_csv(events: Sequence[Mapping[str, Any]]) -> str:
     return to_csv([dict(flat_values(event)) for event in events])
 
 
-def flat_values(event: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields dotted name and value of every single value of an event."""
-    for name, value in event.items():
-        if isinstance(value, Mapping):
-            yield from flat_values(value, f"{prefix}{name}.")
-        elif not isinstance(value, list):
-            yield f"{prefix}{name}", value
+def flat_values(event: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every single value of an event; lists are left out."""
+    return ((name, value) for name, value in leaves(event) if not isinstance(value, list))
 
 
 def code_version() -> str:

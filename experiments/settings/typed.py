@@ -1,10 +1,9 @@
 """Plain data to typed, frozen dataclasses, and back.
 
 Hydra composes YAML files into nested dicts of plain values; `build` turns such a dict into one of
-the dataclasses of `schema.py`. OmegaConf's structured configs do nearly the same, but frozen
+the dataclasses of `schema/`. OmegaConf's structured configs do nearly the same, but frozen
 classes are read-only to them, a union of dataclasses is not supported, `Literal` fails before
-version 2.4, and a boolean passes for a number. Sixty lines here give exact types and errors that
-name the field.
+version 2.4, and a boolean passes for a number. Here types are exact, and errors name the field.
 
 Supported annotations: bool, int, float, str, `Literal[...]`, `X | None`, `tuple[X, ...]`, dicts of
 single values, dataclasses, and unions of dataclasses told apart by a field of type `Literal`.
@@ -73,6 +72,19 @@ def to_dict(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return [to_dict(item) for item in value] if isinstance(value, tuple) else value
+
+
+def leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of everything in nested groups.
+
+    >>> list(leaves({"training": {"part": {"rank": 8}}, "seed": 0}))
+    [('training.part.rank', 8), ('seed', 0)]
+    """
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def field_paths(annotation: Any, prefix: str = "") -> Iterator[str]:

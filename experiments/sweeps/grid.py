@@ -19,7 +19,9 @@ from ..runs.folder import (
     wait_until_free,
 )
 from ..runs.repeat import settings_of
-from ..settings.compose import expand_sweep, load_config, load_group, parse_overrides
+from ..settings.axes import expand_sweep
+from ..settings.compose import load_config, load_group
+from ..settings.overrides import parse_overrides, without_output
 from ..settings.ranges import validate_launcher
 from ..settings.schema import LanguageConfig, LauncherConfig, RunConfig
 from ..settings.typed import build, to_dict
@@ -36,8 +38,8 @@ def run_command(
     overrides: Sequence[str], folder: Path, config_dir: Path | None, *, extra: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """The command of one run of a sweep."""
-    kept = [text for text in overrides if text.partition("=")[0] not in ("output_dir", "resume")]
-    command = [sys.executable, "-m", "rsft_jax.experiments.cli", "run", *kept]
+    command = [sys.executable, "-m", "rsft_jax.experiments.cli", "run"]
+    command += without_output(overrides)
     command += [f"output_dir={quoted(str(folder))}", "resume=true", *extra]
     return (*command, *(["--config-dir", str(config_dir)] if config_dir else []))
 
@@ -173,8 +175,8 @@ def _check_same(root: Path, jobs: list[list[str]], source: Path | None) -> None:
         old, old_source = [job["overrides"] for job in listed["jobs"]], listed.get("from")
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{path}: is not readable as the list of a sweep's jobs") from None
-    new = [_settings(job) for job in jobs]
-    if [_settings(job) for job in old] != new:
+    new = [without_output(job) for job in jobs]
+    if [without_output(job) for job in old] != new:
         raise ConfigError(
             f"output_dir: {shown(str(root))}; holds another sweep ({len(old)} jobs, "
             f"{' '.join(old[0])[:80]} ...), choose another folder"
@@ -184,10 +186,6 @@ def _check_same(root: Path, jobs: list[list[str]], source: Path | None) -> None:
             f"--from: {shown(_source_text(source))}; the sweep in {shown(str(root))} is from "
             f"{shown(old_source)}, choose another folder"
         )
-
-
-def _settings(job: Sequence[str]) -> list[str]:
-    return [text for text in job if text.partition("=")[0] not in ("output_dir", "resume")]
 
 
 def _source_text(source: Path | None) -> str | None:
@@ -202,7 +200,8 @@ def _write_manifest(
     source: Path | None,
 ) -> None:
     listed = [
-        {"folder": folder.name, "overrides": _settings(job)} for job, folder in zip(jobs, folders)
+        {"folder": folder.name, "overrides": without_output(job)}
+        for job, folder in zip(jobs, folders)
     ]
     facts = {"launcher": to_dict(launcher), "from": _source_text(source), "jobs": listed}
     text = json.dumps(facts, indent=2) + "\n"

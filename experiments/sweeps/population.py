@@ -24,7 +24,9 @@ import numpy as np
 from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
 from ..runs.folder import check_output_dir, default_output_dir, make_folder
-from ..settings.compose import load_group, parse_overrides, range_length
+from ..settings.axes import range_length
+from ..settings.compose import load_group
+from ..settings.overrides import parse_overrides
 from ..settings.ranges import output_folder
 from ..settings.typed import build, to_dict
 from ..terminal.console import Console

@@ -4,15 +4,16 @@ A search space is a YAML file of `configs/sweep/`. Nothing here knows Optuna; se
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..settings.compose import load_config, load_group, parse_overrides
+from ..settings.compose import load_config, load_group
 from ..settings.groups import group_options
+from ..settings.overrides import parse_overrides, without_output
 from ..settings.schema import LanguageConfig, RunConfig
-from ..settings.typed import build, nearest
+from ..settings.typed import build, leaves, nearest
 from ..terminal.errors import ConfigError, quoted, shown
 
 Value = bool | int | float | str | None
@@ -181,7 +182,7 @@ def load_study(overrides: Sequence[str], config_dir: Path | None = None) -> Stud
     space = _space(data.pop("space", None))
     search: SearchConfig = build(SearchConfig, data, "sweep")
     _validate(search)
-    shared = tuple(t for t in rest if t.partition("=")[0] not in ("output_dir", "resume"))
+    shared = tuple(without_output(rest))
     base = _check_space(space, shared, config_dir)
     known = METRICS[base.kind]
     if search.metric not in known:
@@ -221,18 +222,10 @@ def _space(data: Any) -> dict[str, Axis]:
                 f"{where}.{name}: {shown(value)} is not an axis, such as "
                 "{type: float, low: 0.1, high: 1.0}"
             )
-        for path, leaf in _leaves(value, str(name)):
+        for path, leaf in leaves(value, f"{name}."):
             axis, _, field = path.rpartition(".")
             fields.setdefault(axis, {})[field] = leaf
     return {name: _axis(f"{where}.{name}", values) for name, values in fields.items()}
-
-
-def _leaves(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}.{name}")
-        else:
-            yield f"{prefix}.{name}", value
 
 
 def _axis(where: str, data: dict[str, Any]) -> Axis:

@@ -32,7 +32,7 @@ from ..runs.folder import (
     read_status,
     wait_until_free,
 )
-from ..settings.compose import parse_overrides
+from ..settings.overrides import parse_overrides
 from ..settings.ranges import output_folder
 from ..settings.typed import to_dict
 from ..terminal.console import Console

@@ -238,7 +238,7 @@ def test_sweep_that_is_wrong_is_refused(capsys, arguments, part):
 
 
 def test_equal_points_of_a_sweep_are_one_job():
-    from rsft_jax.experiments.settings.compose import expand_sweep
+    from rsft_jax.experiments.settings.axes import expand_sweep
 
     assert expand_sweep(["seed=1,1,2,1"]) == [["seed=1"], ["seed=2"]]
 

@@ -12,7 +12,8 @@ from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.language import make
 from rsft_jax.experiments.runs.folder import close_run, open_run_folder
 from rsft_jax.experiments.runs.repeat import settings_of
-from rsft_jax.experiments.settings.compose import load_config, read_config
+from rsft_jax.experiments.settings.compose import load_config
+from rsft_jax.experiments.settings.stored import read_config
 from rsft_jax.experiments.settings.user_code import load_function
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
 from rsft_jax.selection import stage_names
