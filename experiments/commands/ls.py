@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..runs.folder import read_events, read_status
-from ..sweeps.study import ARMS, METRICS
+from ..settings.schema import RunConfig
 from ..terminal.errors import ConfigError, ExitCode, shown
 from ..terminal.parser import Parser
 
-_MAIN_METRIC = {"language": "reward_mean", "gaussian": "loss_target"}
 _MAX_DEPTH = 6
 _COLUMNS = ("folder", "state", "experiment", "rounds", "metric", "age")
 _DONE = ("finished", "pruned", "failed", "no data")
@@ -96,11 +95,11 @@ def _run(folder: Path) -> dict[str, Any]:
     except ConfigError:
         events = []
     state, pid = _state(folder, status)
-    kind = str(status.get("kind"))
-    metric, value = _MAIN_METRIC.get(kind), None
-    if metric is not None:
-        name, arm = METRICS[kind][metric], ARMS[kind][0]
-        values = [e.get(metric) for e in events if e.get("event") == name and e.get("arm") == arm]
+    kind = RunConfig.variants().get(str(status.get("kind")))
+    metric, value = (None, None) if kind is None else (kind.MAIN_METRIC, None)
+    if kind is not None and metric is not None:
+        mark = (kind.METRICS[metric], kind.ARMS[0])
+        values = [e.get(metric) for e in events if (e.get("event"), e.get("arm")) == mark]
         value = values[-1] if values else None
     rounds = max((e["round"] for e in events if e.get("event") == "round"), default=0)
     return {

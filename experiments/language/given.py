@@ -12,7 +12,6 @@ from rsft_jax.data import Prompt
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.generation import Completions
 
-from ..settings.ranges import validate_selection
 from ..settings.schema import LanguageConfig
 from ..settings.stored import read_config
 from ..terminal.errors import ConfigError, shown
@@ -118,7 +117,7 @@ def read_offer(config: LanguageConfig) -> Offer:
     groups, _ = read_candidates(Path(str(config.candidates)))
     group = groups[0]
     try:
-        validate_selection(config.selection, group.valid.shape[1])
+        config.selection.check(group.valid.shape[1])
     except ConfigError as error:  # here it is not the setting that says how many there are
         text = str(error).replace("sampling.num_candidates", "the candidates of a prompt")
         raise ConfigError(f"{text} in {shown(config.candidates)}") from None

@@ -160,7 +160,7 @@ def command(arguments: list[str]) -> int:
     most = max(group.valid.shape[1] for group in groups)
     rows = []
     for selection, seed in settings:
-        ranges.validate_selection(selection, most)
+        selection.check(most)
         rows.append(reselect(groups, make.make_rule(selection, allowed), seed))
     rounds_ = ", ".join(str(group.round) for group in groups)
     console.table(f"{parsed.folder}: {parsed.arm}, round {rounds_}", _COLUMNS, map(_row, rows))

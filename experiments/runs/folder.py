@@ -27,7 +27,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..settings.schema import LanguageConfig, RunConfig
+from ..settings.schema import RunConfig
 from ..settings.stored import differences, read_config, save_config
 from ..settings.typed import leaves
 from ..terminal.errors import ConfigError, shown
@@ -383,12 +383,9 @@ def _owned(path: Path) -> Iterator[None]:
 def _check_same(path: Path, config: RunConfig) -> None:
     old = read_config(path / "config.yaml")
     # A folder may have been moved, and a run may go on with other devices.
-    comparable: dict[str, Any] = {"output_dir": None, "resume": False}
-    if isinstance(old, LanguageConfig) and isinstance(config, LanguageConfig):
-        comparable["mesh"] = config.mesh
-    changed = differences(
-        dataclasses.replace(old, **comparable), dataclasses.replace(config, **comparable)
-    )
+    free = config.MAY_CHANGE if type(old) is type(config) else RunConfig.MAY_CHANGE
+    same = {name: getattr(config, name) for name in free}
+    changed = differences(dataclasses.replace(old, **same), config)
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ConfigError(

@@ -16,7 +16,7 @@ import numpy as np
 
 from rsft_jax.sharding import from_first
 
-from ..settings.schema import LanguageConfig, RunConfig
+from ..settings.schema import RunConfig
 from ..terminal.errors import ConfigError, one_line, shown
 from .folder import RunFolder, open_run_folder
 
@@ -35,7 +35,7 @@ def join(config: RunConfig) -> None:
     Raises:
       ConfigError: no launcher is known here, or the others were not found.
     """
-    if not (isinstance(config, LanguageConfig) and config.mesh.distributed):
+    if not config.is_distributed:
         return
     numbers: dict[str, int] = {}
     if any(name in os.environ for name in _NUMBERS):

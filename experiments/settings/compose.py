@@ -14,7 +14,7 @@ the field that the user typed, and its nearest name.
 import copy
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,7 @@ from ..terminal.errors import ConfigError, one_line, shown
 from .groups import COMMAND_OF, group_options
 from .overrides import parse_overrides
 from .plain_data import check_yaml, resolve
-from .ranges import validate
-from .schema import LanguageConfig, OwnRule, RunConfig
+from .schema import RunConfig
 from .typed import build, nearest
 from .user_code import check_packages, check_path
 
@@ -68,26 +67,14 @@ def allowed_packages(value: Any) -> tuple[str, ...]:
 def check_functions(config: RunConfig) -> None:
     """Checks that the functions which the settings name are allowed; imports nothing."""
     check_packages(config.allow_packages)
-    for field, path in own_functions(config):
+    for field, path in config.functions():
         check_path(path, config.allow_packages, field)
-
-
-def own_functions(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Yields field and dotted path of the user's own functions."""
-    if not isinstance(config, LanguageConfig):
-        return
-    if config.policy.function is not None:
-        yield "policy.function", config.policy.function
-    for number, term in enumerate(config.reward.functions):
-        yield f"reward.functions[{number}].function", term.function
-    if isinstance(config.selection, OwnRule):
-        yield "selection.function", config.selection.function
 
 
 def from_dict(data: Any) -> RunConfig:
     """Types and checks composed values."""
-    config = build(RunConfig, data)
-    validate(config)
+    config: RunConfig = build(RunConfig, data)
+    config.check()
     return config
 
 

@@ -16,9 +16,6 @@ from .schema import RunConfig
 from .typed import leaves, to_dict
 
 _CONFIG_MODULE = "rsft_jax.configs"
-_FIRST_OPTIONS = {
-    "sampling": "default", "training": "default", "evaluation": "default", "mesh": "single",
-}  # fmt: skip
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -47,15 +44,12 @@ def read_config(path: Path) -> RunConfig:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _with_new_settings(stored: Any) -> Any:
-    """Settings that a group has got since they were stored, as its first file gives them.
-
-    What is new is off there, or changes no more than rounding, so that a run goes on, repeats and
-    exports as it was.
-    """
-    if not isinstance(stored, dict) or stored.get("kind") != "language":
+def _with_new_settings(stored: dict[str, Any]) -> dict[str, Any]:
+    """Adds what a group has got since it was stored, as its first file gives it."""
+    kind = RunConfig.variants().get(str(stored.get("kind")))
+    if kind is None:
         return stored
-    for group, option in _FIRST_OPTIONS.items():
+    for group, option in kind.FIRST_OPTIONS.items():
         if isinstance(stored.get(group), dict):
             text = (resources.files(_CONFIG_MODULE) / group / f"{option}.yaml").read_text()
             first = {k: v for k, v in yaml.safe_load(text).items() if k != "defaults"}

@@ -22,8 +22,7 @@ from ..runs.repeat import settings_of
 from ..settings.axes import expand_sweep
 from ..settings.compose import load_config, load_group
 from ..settings.overrides import parse_overrides, without_output
-from ..settings.ranges import validate_launcher
-from ..settings.schema import LanguageConfig, LauncherConfig, RunConfig
+from ..settings.schema import LauncherConfig, RunConfig
 from ..settings.typed import build, to_dict
 from ..terminal.errors import ConfigError, ExitCode, quoted, shown
 from ..terminal.failures import failures_of
@@ -69,7 +68,7 @@ def sweep(
     """
     data, overrides = load_group("launcher", "basic", overrides, config_dir)
     launcher: LauncherConfig = build(LauncherConfig, data, "launcher")
-    validate_launcher(launcher)
+    launcher.check()
     check_launcher(launcher)
     jobs = expand_sweep(overrides, config_dir)
     base = [] if source is None else ["--from", str(source.resolve())]
@@ -115,15 +114,14 @@ def _run_left(root: Path, made: list[Job], left: list[Job], launcher: LauncherCo
 def with_shared_store(
     job: Sequence[str], config: RunConfig, root: Path
 ) -> tuple[list[str], list[str]]:
-    """Gives a run that names no store of candidates the one of its sweep.
+    """Gives a run what the runs of its sweep share, such as a store of candidates.
 
     Returns:
       The overrides that are left, and those that are added.
     """
-    if not isinstance(config, LanguageConfig) or config.store is not None:
-        return list(job), []
-    kept = [text for text in job if not text.startswith("store=")]
-    return kept, [f"store={quoted(str(root / 'draws'))}"]
+    shared = config.shared(root)
+    kept = [text for text in job if text.partition("=")[0] not in shared]
+    return kept, [f"{name}={quoted(value)}" for name, value in shared.items()]
 
 
 def job_name(number: int, job: Sequence[str], swept: Sequence[str]) -> str:

@@ -24,10 +24,10 @@ import numpy as np
 from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
 from ..runs.folder import check_output_dir, default_output_dir, make_folder
+from ..settings import checks
 from ..settings.axes import range_length
 from ..settings.compose import load_group
 from ..settings.overrides import parse_overrides
-from ..settings.ranges import output_folder
 from ..settings.typed import build, to_dict
 from ..terminal.console import Console
 from ..terminal.errors import ConfigError, ExitCode, shown
@@ -124,7 +124,7 @@ def load_population(
                 raise ConfigError(f"{name}: cannot be swept; axes are {', '.join(AXES)}")
             swept[name] = _swept(name, override.value())
         elif name == "output_dir":
-            output_dir = output_folder(override.value())
+            output_dir = checks.folder(name, override.value())
         elif name == "population":
             texts.append(text)
         else:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..settings.compose import load_config, load_group
 from ..settings.groups import group_options
 from ..settings.overrides import parse_overrides, without_output
-from ..settings.schema import LanguageConfig, RunConfig
+from ..settings.schema import RunConfig
 from ..settings.typed import build, leaves, nearest
 from ..terminal.errors import ConfigError, quoted, shown
 
@@ -22,19 +22,6 @@ Value = bool | int | float | str | None
 _MAX_TRIALS = 10_000
 _MAX_WORKERS = 256
 _MAX_END = 1e300  # beyond it the width of an axis would not be a number
-_EVALUATION = ["reward_mean", "reward_low", "reward_high", "judge_mean", "judge_low", "judge_high"]
-_EVALUATION += ["kl_mean", "distinct_1", "distinct_2", "self_bleu", "length_mean"]
-_ROUND = ["acceptance_rate", "num_accepted", "reward_proposed", "reward_accepted", "ess"]
-_ROUND += ["judge_proposed", "judge_accepted", "loss_first", "loss_last"]
-_LAW = ["tv_target", "tv_own", "kl_target", "mean", "variance"]
-METRICS: dict[str, dict[str, str]] = {
-    "language": dict.fromkeys(_EVALUATION, "evaluation") | dict.fromkeys(_ROUND, "round"),
-    "gaussian": dict.fromkeys(["loss_target", "loss_train", "acceptance_rate"], "round")
-    | dict.fromkeys(_LAW, "law"),
-}
-"""Kind of experiment -> figure that its runs write -> the event in which they do."""
-ARMS = {"language": ("policy", "control"), "gaussian": ("exact", "plain", "proposal")}
-"""Kind of experiment -> its arms, the one that is tuned first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,19 +171,16 @@ def load_study(overrides: Sequence[str], config_dir: Path | None = None) -> Stud
     _validate(search)
     shared = tuple(without_output(rest))
     base = _check_space(space, shared, config_dir)
-    known = METRICS[base.kind]
+    known = base.METRICS
     if search.metric not in known:
         hint = nearest(search.metric, known) or f"; they write {', '.join(known)}"
         raise ConfigError(
             f"sweep.metric: {shown(search.metric)} is not written by runs of kind {base.kind}{hint}"
         )
-    arms = ARMS[base.kind]
-    if isinstance(base, LanguageConfig) and not base.control:
-        arms = arms[:1]
+    arms = base.arms()
     if search.arm is not None and search.arm not in arms:
         hint = nearest(search.arm, arms) or f", but {', '.join(arms)}"
         raise ConfigError(f"sweep.arm: {shown(search.arm)} is no arm of these runs{hint}")
-    rounds = base.rounds if isinstance(base, LanguageConfig) else base.training
     return Study(
         name=str(given["sweep"].value()),
         search=search,
@@ -205,7 +189,7 @@ def load_study(overrides: Sequence[str], config_dir: Path | None = None) -> Stud
         config_dir=config_dir,
         event=known[search.metric],
         arm=search.arm or arms[0],
-        last_round=rounds.num_rounds,
+        last_round=base.last_round(),
         base=base,
     )
 

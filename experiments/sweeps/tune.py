@@ -32,8 +32,8 @@ from ..runs.folder import (
     read_status,
     wait_until_free,
 )
+from ..settings import checks
 from ..settings.overrides import parse_overrides
-from ..settings.ranges import output_folder
 from ..settings.typed import to_dict
 from ..terminal.console import Console
 from ..terminal.errors import ConfigError, ExitCode, shown
@@ -96,7 +96,7 @@ def tune(
         )
     study = load_study(overrides, config_dir)
     given = {o.key_or_group: o.value() for o in parse_overrides(overrides)}
-    root = output_folder(given.get("output_dir")) or Path("runs", study.name)
+    root = checks.folder("output_dir", given.get("output_dir")) or Path("runs", study.name)
     _check_folder(root, study)
     make_folder(root)
     with failures_of(root):

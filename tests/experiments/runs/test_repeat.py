@@ -9,7 +9,8 @@ from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.runs.folder import close_run, code_version, open_run_folder
 from rsft_jax.experiments.runs.repeat import settings_of, surroundings
 from rsft_jax.experiments.settings.compose import load_config
-from rsft_jax.experiments.settings.schema import Lora, TopK
+from rsft_jax.experiments.settings.rules.top_k import TopK
+from rsft_jax.experiments.settings.schema import Lora
 from rsft_jax.experiments.sweeps import grid as sweep
 from rsft_jax.experiments.sweeps.jobs import Ended
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode

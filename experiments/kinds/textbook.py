@@ -1,0 +1,28 @@
+"""The textbook algorithm, on a problem whose every answer is known."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..settings.schema import GaussianConfig
+from ..terminal.errors import ExitCode
+from . import Kind
+
+if TYPE_CHECKING:
+    from ..runs.folder import RunFolder
+
+
+def run(config: GaussianConfig, folder: "RunFolder") -> ExitCode:
+    """Trains the three arms."""
+    from ..textbook.run import run_gaussian
+
+    return run_gaussian(config, folder)
+
+
+def report(folder: Path) -> Path:
+    """Writes report.html."""
+    from ..report import write_report
+
+    return write_report(folder)
+
+
+KIND = Kind(settings=GaussianConfig, run=run, report=report)
