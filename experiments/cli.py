@@ -49,7 +49,7 @@ _COMMANDS = {
     "tune": ("rsft_jax.experiments.sweeps.tune", "command"),
     "population": ("rsft_jax.experiments.sweeps.population", "command"),
     "ls": ("rsft_jax.experiments.commands.ls", "command"),
-    "export": ("rsft_jax.experiments.commands.export", "command"),
+    "export": ("rsft_jax.experiments.language.export", "command"),
 }
 
 _EXAMPLES = """\

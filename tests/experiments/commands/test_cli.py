@@ -11,8 +11,8 @@ import pytest
 
 from rsft_jax.experiments import cli
 from rsft_jax.experiments.cli import main
-from rsft_jax.experiments.commands import export as module_export
 from rsft_jax.experiments.commands.completion import complete
+from rsft_jax.experiments.language import export as module_export
 from rsft_jax.experiments.runs.folder import close_run, open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.settings.groups import group_options

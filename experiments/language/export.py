@@ -77,7 +77,7 @@ def export_policy(
     from rsft_jax.interop import save_pretrained
     from rsft_jax.training import CheckpointError
 
-    from ..language.run import arms_of, open_run
+    from .run import arms_of, open_run
 
     config = read_config(folder / "config.yaml")
     decay = config.training.ema_decay if isinstance(config, LanguageConfig) else None
