@@ -1,4 +1,4 @@
-"""What is in a folder of runs: `rsft ls`. A line for each run, sweep, study and population.
+"""rsft ls [FOLDER] [--json]: lists runs, sweeps, studies and populations, and their state.
 
 A sweep and a study say how many of their runs are done, and their runs follow. A run is running if
 the process that its lock names is; one that says so and is not was killed, and is interrupted.
@@ -28,8 +28,8 @@ states: running, finished, failed, pruned, no data, and interrupted, which resum
 the same command (of a study) goes on with"""
 
 
-def command(arguments: list[str]) -> int:
-    """The sub-command `rsft ls`."""
+def command(arguments: list[str]) -> ExitCode:
+    """Prints a line for each, or a JSON list."""
     parser = Parser(prog="rsft ls", description="list runs and their state", epilog=_EPILOG)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="default runs")
     parser.add_argument("--json", action="store_true", help="print a JSON list")

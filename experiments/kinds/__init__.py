@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..settings.plugins import modules_in
 from ..settings.schema import RunConfig
-from ..terminal.errors import ExitCode
+from ..terminal.errors import ConfigError, ExitCode, shown
 
 if TYPE_CHECKING:
     from ..runs.folder import RunFolder
@@ -64,3 +64,33 @@ def kinds() -> dict[str, Kind]:
     """
     listed = {module.KIND.settings: module.KIND for module in modules_in("kinds")}
     return {tag: listed[settings] for tag, settings in RunConfig.variants().items()}
+
+
+def kind_of(folder: Path) -> Kind:
+    """The kind of experiment of the run in a folder.
+
+    Raises:
+      ConfigError: it is none of those that are there.
+    """
+    from ..runs.folder import read_status
+
+    tag, known = str(read_status(folder).get("kind")), kinds()
+    if tag not in known:
+        raise ConfigError(
+            f"{shown(str(folder))}: its kind of experiment, {shown(tag)}, is not one of "
+            f"{', '.join(known)}"
+        )
+    return known[tag]
+
+
+def without_policy(folder: Path) -> ConfigError:
+    """The error of a command that needs a policy, for a run of a kind that has none."""
+    able = [tag for tag, kind in kinds().items() if kind.export is not None]
+    return ConfigError(f"{shown(str(folder))}: only runs of kind {', '.join(able)} have a policy")
+
+
+def write_report(folder: Path) -> Path:
+    """Writes report.html and the figures of a run into its folder, by what it has written."""
+    from ..report import write_report
+
+    return write_report(folder)

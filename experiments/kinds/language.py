@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..settings.schema import LanguageConfig
 from ..terminal.errors import ExitCode
-from . import Kind
+from . import Kind, write_report
 
 if TYPE_CHECKING:
     from ..runs.folder import RunFolder
@@ -17,13 +17,6 @@ def run(config: LanguageConfig, folder: "RunFolder") -> ExitCode:
     from ..language.run import run_language
 
     return run_language(config, folder)
-
-
-def report(folder: Path) -> Path:
-    """Writes report.html."""
-    from ..report import write_report
-
-    return write_report(folder)
 
 
 def evaluate(folder: Path, allow_packages: Sequence[str] = ()) -> ExitCode:
@@ -42,4 +35,4 @@ def export(
     export_policy(folder, output, arm=arm, weights=weights, allow_packages=allow_packages)
 
 
-KIND = Kind(settings=LanguageConfig, run=run, report=report, evaluate=evaluate, export=export)
+KIND = Kind(settings=LanguageConfig, run=run, report=write_report, evaluate=evaluate, export=export)

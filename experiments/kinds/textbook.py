@@ -1,11 +1,10 @@
 """The textbook algorithm, on a problem whose every answer is known."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings.schema import GaussianConfig
 from ..terminal.errors import ExitCode
-from . import Kind
+from . import Kind, write_report
 
 if TYPE_CHECKING:
     from ..runs.folder import RunFolder
@@ -18,11 +17,4 @@ def run(config: GaussianConfig, folder: "RunFolder") -> ExitCode:
     return run_gaussian(config, folder)
 
 
-def report(folder: Path) -> Path:
-    """Writes report.html."""
-    from ..report import write_report
-
-    return write_report(folder)
-
-
-KIND = Kind(settings=GaussianConfig, run=run, report=report)
+KIND = Kind(settings=GaussianConfig, run=run, report=write_report)

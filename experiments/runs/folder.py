@@ -55,12 +55,15 @@ class RunFolder:
       resumed: whether earlier rounds may be found in it.
       observers: functions that are given each event once it is written.
       made: the folders above it that were made for it, the innermost first.
+      writes: whether this process writes its files: of several that make one run, the first does,
+        and what the others are told to write is left to it.
     """
 
     path: Path
     resumed: bool = False
     observers: tuple[Callable[[Mapping[str, Any]], None], ...] = ()
     made: tuple[Path, ...] = ()
+    writes: bool = True
 
     @property
     def config_path(self) -> Path:
@@ -97,6 +100,8 @@ class RunFolder:
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Appends one event to metrics.jsonl, at once. NaN and infinities become null."""
+        if not self.writes:
+            return
         plain = _plain(event)
         line = json.dumps(plain, allow_nan=False)
         with self.metrics_path.open("a", encoding="utf-8") as file:
@@ -113,6 +118,8 @@ class RunFolder:
 
         A run that was killed between an event and its checkpoint makes that round again.
         """
+        if not self.writes:
+            return
         kept = [event for event in self.events() if event.get("round", 0) <= last_round]
         text = "".join(json.dumps(event) + "\n" for event in kept)
         write_whole(self.metrics_path, text)
@@ -123,6 +130,8 @@ class RunFolder:
 
     def update(self, **fields: Any) -> None:
         """Replaces fields of run.json; a reader sees the old file or the new one."""
+        if not self.writes:
+            return
         text = json.dumps({**self.status(), **_plain(fields)}, indent=2) + "\n"
         write_whole(self.path / "run.json", text)
 
@@ -265,6 +274,8 @@ def close_run(folder: RunFolder, status: str) -> None:
     """Writes how a run ended."""
     if status not in STATUSES:
         raise ValueError(f"status must be one of {STATUSES}, got {status!r}")
+    if not folder.writes:
+        return
     folder.update(status=status, finished=_now())
     with contextlib.suppress(ConfigError):  # a damaged metrics.jsonl is told by who reads it
         write_whole(folder.path / "metrics.csv", metrics_csv(folder.events()))
@@ -275,6 +286,8 @@ def discard_run(folder: RunFolder) -> None:
 
     Whatever else is found in it is kept, and so is the folder then.
     """
+    if not folder.writes:
+        return
     if folder.resumed or folder.events():
         close_run(folder, "failed")
         return

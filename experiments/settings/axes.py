@@ -55,7 +55,8 @@ def range_length(name: str, sweep: RangeSweep) -> int:
     if not sweep.step:
         raise ConfigError(f"{name}: the step of a range must not be 0")
     try:
-        return max(int(-((sweep.stop - sweep.start) // -sweep.step)), 0)
+        start, stop = sweep.start or 0, sweep.stop or 0
+        return max(int(-((stop - start) // -sweep.step)), 0)
     except (OverflowError, ValueError):  # of an end that is infinite, or NaN
         raise ConfigError(f"{name}: start, stop and step of a range must be finite") from None
 

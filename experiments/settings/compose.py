@@ -36,7 +36,7 @@ from .user_code import check_packages, check_path
 
 _CONFIG_MODULE = "rsft_jax.configs"
 # 1.4 warns when it is given and 1.3 when it is not.
-_HYDRA = {} if hydra.__version__ >= "1.4" else {"version_base": None}
+_HYDRA: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": None}
 
 
 def load_config(overrides: Sequence[str], config_dir: Path | None = None) -> RunConfig:

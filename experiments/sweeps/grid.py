@@ -25,7 +25,7 @@ from ..settings.overrides import parse_overrides, without_output
 from ..settings.schema import LauncherConfig, RunConfig
 from ..settings.typed import build, to_dict
 from ..terminal.errors import ConfigError, ExitCode, quoted, shown
-from ..terminal.failures import failures_of
+from ..terminal.failures import attempt
 from ..terminal.files import write_whole
 from .jobs import Job, check_launcher, describe, launch
 
@@ -48,7 +48,7 @@ def sweep(
     config_dir: Path | None,
     make_command: Callable[..., tuple[str, ...]] = run_command,
     source: Path | None = None,
-) -> int:
+) -> ExitCode:
     """Runs each job of a sweep in a process of its own, so that none can take others along.
 
     All jobs are checked before the first is run. With `resume=true` and the folder of a sweep,
@@ -94,15 +94,17 @@ def sweep(
         made.append(Job(number, command, folder, label, log))
     left = [job for job in made if read_status(job.folder).get("status") != "finished"]
     make_folder(root)
-    with failures_of(root):
+
+    def run() -> ExitCode:
         if not alone:
             (root / "logs").mkdir(exist_ok=True)
         _write_manifest(root, jobs, folders, launcher, source)
         return _run_left(root, made, left, launcher)
-    return ExitCode.FAILED
+
+    return attempt(root, run)
 
 
-def _run_left(root: Path, made: list[Job], left: list[Job], launcher: LauncherConfig) -> int:
+def _run_left(root: Path, made: list[Job], left: list[Job], launcher: LauncherConfig) -> ExitCode:
     """Runs the jobs that are not finished yet."""
     if len(left) < len(made):
         print(f"sweep: {len(made) - len(left)} of {len(made)} jobs are finished already")
@@ -134,7 +136,7 @@ def job_name(number: int, job: Sequence[str], swept: Sequence[str]) -> str:
     return f"{number:03d}_{safe}"[:_MAX_JOB_NAME]
 
 
-def _launch(root: Path, all_jobs: list[Job], left: list[Job], launcher: LauncherConfig) -> int:
+def _launch(root: Path, all_jobs: list[Job], left: list[Job], launcher: LauncherConfig) -> ExitCode:
     total, failed = len(all_jobs), []
     if launcher.name == "basic":  # one at a time: what each prints is under its name
         outcomes = (found for job in left for found in _announced(job, total, launcher))
