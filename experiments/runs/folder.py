@@ -13,7 +13,6 @@ One process at a time owns a folder: it holds a lock that ends with the process,
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -32,6 +31,7 @@ from ..settings.stored import differences, read_config, save_config
 from ..settings.typed import leaves
 from ..terminal.errors import ConfigError, shown
 from ..terminal.files import to_csv, write_whole
+from .lock import locked
 
 STATUSES = ("running", "finished", "failed", "interrupted", "no data", "pruned")
 _PACKAGES = (
@@ -253,8 +253,7 @@ def wait_until_free(path: Path, seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while True:
         try:
-            with (path / ".lock").open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with locked(path / ".lock", wait=False, make=False):
                 return True
         except FileNotFoundError:
             return True
@@ -378,12 +377,11 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def _owned(path: Path) -> Iterator[None]:
     """Holds the folder's lock. The system frees it when the process ends, so none goes stale."""
-    with (path / ".lock").open("a+", encoding="utf-8") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
+            file = stack.enter_context(locked(path / ".lock", wait=False))
+        except BlockingIOError:
+            owner = (path / ".lock").read_text(encoding="utf-8").strip() or "another process"
             raise ConfigError(
                 f"output_dir: {shown(str(path))}; is being written to by {owner}"
             ) from None
