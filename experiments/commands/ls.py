@@ -1,4 +1,4 @@
-"""What is in a folder of runs: `rsft ls`. A line for each run, sweep, study and population.
+"""rsft ls [FOLDER] [--json]: lists runs, sweeps, studies and populations, and their state.
 
 A sweep and a study say how many of their runs are done, and their runs follow. A run is running if
 the process that its lock names is; one that says so and is not was killed, and is interrupted.
@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..runs.folder import read_events, read_status
-from ..sweeps.study import ARMS, METRICS
+from ..settings.schema import RunConfig
 from ..terminal.errors import ConfigError, ExitCode, shown
 from ..terminal.parser import Parser
 
-_MAIN_METRIC = {"language": "reward_mean", "gaussian": "loss_target"}
 _MAX_DEPTH = 6
 _COLUMNS = ("folder", "state", "experiment", "rounds", "metric", "age")
 _DONE = ("finished", "pruned", "failed", "no data")
@@ -29,8 +28,8 @@ states: running, finished, failed, pruned, no data, and interrupted, which resum
 the same command (of a study) goes on with"""
 
 
-def command(arguments: list[str]) -> int:
-    """The sub-command `rsft ls`."""
+def command(arguments: list[str]) -> ExitCode:
+    """Prints a line for each, or a JSON list."""
     parser = Parser(prog="rsft ls", description="list runs and their state", epilog=_EPILOG)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="default runs")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
@@ -96,11 +95,11 @@ def _run(folder: Path) -> dict[str, Any]:
     except ConfigError:
         events = []
     state, pid = _state(folder, status)
-    kind = str(status.get("kind"))
-    metric, value = _MAIN_METRIC.get(kind), None
-    if metric is not None:
-        name, arm = METRICS[kind][metric], ARMS[kind][0]
-        values = [e.get(metric) for e in events if e.get("event") == name and e.get("arm") == arm]
+    kind = RunConfig.variants().get(str(status.get("kind")))
+    metric, value = (None, None) if kind is None else (kind.MAIN_METRIC, None)
+    if kind is not None and metric is not None:
+        mark = (kind.METRICS[metric], kind.ARMS[0])
+        values = [e.get(metric) for e in events if (e.get("event"), e.get("arm")) == mark]
         value = values[-1] if values else None
     rounds = max((e["round"] for e in events if e.get("event") == "round"), default=0)
     return {

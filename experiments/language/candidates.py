@@ -7,6 +7,11 @@ from rsft_jax.rollouts import Record, RolloutStore, from_rows, read_jsonl, read_
 
 from ..terminal.errors import ConfigError, shown
 
+ENDED_EARLY = (
+    "note: drawn with sampling.early_stop, so that a prompt's candidates end with its last "
+    "accepted one: rates, and rules other than that of the run, are off"
+)
+
 
 def read_candidates(path: Path, *, field: str = "candidates") -> tuple[list[Record], list[str]]:
     """Reads candidates from the folder of a run, a store, a Parquet file or a JSON Lines file.

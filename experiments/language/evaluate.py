@@ -17,8 +17,8 @@ from rsft_jax.training import Checkpoints, TrainState
 
 from ..runs.folder import RunFolder
 from ..runs.processes import is_first
-from ..settings.compose import read_config
 from ..settings.schema import LanguageConfig
+from ..settings.stored import read_config
 from ..terminal.console import Console
 from ..terminal.errors import ConfigError, ExitCode, shown
 from .checkpoints import load_states
@@ -132,8 +132,7 @@ def open_run(
         raise ConfigError(f"{shown(str(path))}: only runs of kind language have a policy")
     setup = make_setup(config, console)
     with Checkpoints(folder.checkpoints) as checkpoints:
-        arms = ("policy", "control") if config.control else ("policy",)
-        fresh = {arm: setup.policy.new_state() for arm in arms}
+        fresh = {arm: setup.policy.new_state() for arm in config.arms()}
         done, states = load_states(checkpoints, setup, fresh)
     return setup, done, states
 

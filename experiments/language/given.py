@@ -12,17 +12,11 @@ from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.generation import Completions
 from rsft_jax.rollouts import Record
 
-from ..settings.compose import read_config
-from ..settings.ranges import validate_selection
 from ..settings.schema import LanguageConfig
+from ..settings.stored import read_config
 from ..terminal.errors import ConfigError, shown
 from . import make
 from .candidates import read_candidates
-
-ENDED_EARLY = (
-    "note: drawn with sampling.early_stop, so that a prompt's candidates end with its last "
-    "accepted one: rates, and rules other than that of the run, are off"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +120,7 @@ def read_given(config: LanguageConfig) -> Offer:
     records, _ = read_candidates(Path(str(config.candidates)))
     record = records[0]
     try:
-        validate_selection(config.selection, record.drawn.shape[1])
+        config.selection.check(record.drawn.shape[1])
     except ConfigError as error:  # here it is not the setting that says how many there are
         text = str(error).replace("sampling.num_candidates", "the candidates of a prompt")
         raise ConfigError(f"{text} in {shown(config.candidates)}") from None

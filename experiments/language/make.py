@@ -133,7 +133,7 @@ def make_rule(
     selection: schema.SelectionConfig, allowed: Sequence[str] = ()
 ) -> rules.SelectionRule:
     """The selection rule, with its budget as a rule of its own behind it."""
-    rule, budget = make_unlimited_rule(selection, allowed), budget_of(selection)
+    rule, budget = selection.build(allowed), selection.limit()
     return rule if budget is None else rules.chain(rule, rules.at_most(budget))
 
 
@@ -141,43 +141,12 @@ def make_unlimited_rule(
     selection: schema.SelectionConfig, allowed: Sequence[str] = ()
 ) -> rules.SelectionRule:
     """The selection rule without its budget."""
-    match selection:
-        case schema.BestOfN():
-            return rules.best_of_n()
-        case schema.TopK(k=k):
-            return rules.top_k(k)
-        case schema.Threshold(minimum=minimum):
-            return rules.threshold(minimum)
-        case schema.StatisticalRejection(beta=beta, max_reward=bound):
-            return rules.statistical_rejection(beta, max_reward=bound)
-        case schema.RandomControl(k=k):
-            return rules.random_control(rules.top_k(k))
-        case schema.OwnRule(function=path, options=options):
-            make = user_code.load_function(path, allowed, "selection.function")
-            rule = user_code.call(make, "selection.function", **options)
-            if not isinstance(rule, rules.SelectionRule):
-                raise ConfigError(
-                    f"selection.function: {path} must return a SelectionRule, "
-                    f"got {type(rule).__name__}"
-                )
-            return rule
+    return selection.build(allowed)
 
 
 def budget_of(selection: schema.SelectionConfig) -> int | None:
     """The most candidates of one prompt that a rule takes of those it accepts; None for all."""
-    limited = schema.Threshold | schema.StatisticalRejection | schema.OwnRule
-    return selection.budget if isinstance(selection, limited) else None
-
-
-def most_accepted(selection: schema.SelectionConfig, num_candidates: int) -> int:
-    """The most candidates of one prompt that a rule can accept."""
-    match selection:
-        case schema.BestOfN():
-            return 1
-        case schema.TopK(k=k) | schema.RandomControl(k=k):
-            return k
-        case schema.Threshold() | schema.StatisticalRejection() | schema.OwnRule():
-            return budget_of(selection) or num_candidates
+    return selection.limit()
 
 
 def make_part(settings: schema.TrainingConfig, key: PRNGKey) -> training.Part:
@@ -199,9 +168,8 @@ def make_part(settings: schema.TrainingConfig, key: PRNGKey) -> training.Part:
 def make_optimizer(config: schema.LanguageConfig) -> optax.GradientTransformation:
     """The optimizer; its schedule spans the steps that all rounds can take together."""
     settings = config.training
-    accepted = config.rounds.prompts_per_round * most_accepted(
-        config.selection, config.sampling.num_candidates
-    )
+    most = config.selection.most_accepted(config.sampling.num_candidates)
+    accepted = config.rounds.prompts_per_round * most
     rounds = 1 if settings.restart else config.rounds.num_rounds
     steps = rounds * settings.epochs * -(-accepted // settings.batch_size)
     return training.make_optimizer(

@@ -16,29 +16,9 @@ from rsft_jax.rounds import select_candidates
 from rsft_jax.sampling import acceptance_rate, effective_sample_size
 from rsft_jax.selection import Candidates, Selection, SelectionRule, random_control, stage_names
 
-from ..settings import ranges, schema
-from ..settings.compose import (
-    allowed_packages,
-    compose,
-    expand_sweep,
-    parse_overrides,
-    read_config,
-)
-from ..settings.typed import build as typed
-from ..settings.typed import to_dict
-from ..terminal.console import Console
-from ..terminal.errors import ConfigError, ExitCode, shown
-from ..terminal.files import to_csv, write_whole
-from ..terminal.parser import Parser
+from ..settings import schema
+from ..terminal.errors import ConfigError, shown
 from . import make
-from .candidates import read_candidates
-from .given import ENDED_EARLY
-
-_EXAMPLES = """\
-examples:
-  rsft reselect FOLDER selection=top_k selection.k=2
-  rsft reselect FOLDER selection=statistical_rejection selection.beta=0.03,0.1,0.3,1
-  rsft reselect FILE.jsonl selection=threshold selection.minimum=0.5 --csv TABLE.csv"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,73 +100,6 @@ def reselect(records: Sequence[Record], rule: SelectionRule, seed: int) -> Resel
     )
 
 
-def command(arguments: list[str]) -> int:
-    """`rsft reselect`: a row for each rule and setting."""
-    parser = Parser(
-        prog="rsft reselect",
-        description="apply selection rules to stored candidates; no model is loaded",
-        epilog=_EXAMPLES,
-    )
-    parser.add_argument("folder", type=Path, help="a run, a store, or a JSON Lines file")
-    parser.add_argument("overrides", nargs="*", metavar="selection=...", help="rules, settings")
-    parser.add_config_dir()
-    parser.add_argument("--arm", default="policy", help="whose candidates (default: policy)")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
-    parsed = parser.parse_intermixed_args(arguments)
-    run = _run_config(parsed.folder)
-    overrides, allowed = _split_allowed(parsed.overrides)
-    settings = _settings(overrides, parsed.config_dir, run)
-    if parsed.csv and not parsed.csv.absolute().parent.is_dir():
-        raise ConfigError(f"--csv: {shown(str(parsed.csv))}; its folder is not there")
-    groups, problems = read_candidates(parsed.folder, field="reselect")
-    arms = {group.arm for group in groups}
-    if parsed.arm not in arms:
-        raise ConfigError(f"--arm: {shown(parsed.arm)} is not one of {', '.join(sorted(arms))}")
-    groups = [group for group in groups if group.arm == parsed.arm]
-    console = Console()
-    for problem in problems:
-        console.say(f"left out: {problem}")
-    if run is not None and run.sampling.early_stop:
-        console.say(ENDED_EARLY)
-    most = max(group.valid.shape[1] for group in groups)
-    rows = []
-    for selection, seed in settings:
-        ranges.validate_selection(selection, most)
-        rows.append(reselect(groups, make.make_rule(selection, allowed), seed))
-    rounds_ = ", ".join(str(group.round) for group in groups)
-    console.table(f"{parsed.folder}: {parsed.arm}, round {rounds_}", _COLUMNS, map(_row, rows))
-    if parsed.csv:
-        _write_csv(parsed.csv, rows)
-    return ExitCode.OK
-
-
-def rescore_command(arguments: list[str]) -> int:
-    """`rsft rescore`: another reward for the same candidates, kept beside the first."""
-    parser = Parser(
-        prog="rsft rescore",
-        description="score stored candidates by another reward; writes FOLDER/rescored/VERSION, "
-        "a store that reselect and candidates= can read",
-        epilog="examples:\n  rsft rescore FOLDER reward.length=1.0 reward.min_words=40",
-    )
-    parser.add_argument("folder", type=Path, help="the folder of a run, or a store")
-    parser.add_argument("overrides", nargs="*", metavar="reward.FIELD=VALUE", help="the reward")
-    parser.add_config_dir()
-    parsed = parser.parse_intermixed_args(arguments)
-    run = _run_config(parsed.folder)
-    overrides, allowed = _split_allowed(parsed.overrides)
-    reward = _reward(overrides, parsed.config_dir, run)
-    console = Console()
-    if run is not None and run.sampling.early_stop:
-        console.say(ENDED_EARLY)
-    path, rows, problems = rescore(parsed.folder, reward, run, allowed)
-    for problem in problems:
-        console.say(f"left out: {problem}")
-    columns = ("part", "candidates", "unscored", "reward before", "after", "correlation")
-    console.table(f"{parsed.folder}: scored again", columns, rows)
-    console.say(f"store: {path}")
-    return ExitCode.OK
-
-
 def rescore(
     folder: Path,
     reward: schema.RewardConfig,
@@ -241,104 +154,10 @@ def _compared(name: str, before: np.ndarray, after: np.ndarray) -> tuple[Any, ..
     return (name, len(after), int((~np.isfinite(after)).sum()), *means, correlation)
 
 
-def _run_config(folder: Path) -> schema.LanguageConfig | None:
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return None
-    config = read_config(path)
-    if not isinstance(config, schema.LanguageConfig):
-        raise ConfigError(f"{shown(str(folder))}: only runs of kind language keep candidates")
-    return config
-
-
-def _split_allowed(overrides: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Parts `allow_packages=[...]` from the settings of a rule or reward."""
-    rest, allowed = [], ()
-    for text, override in zip(overrides, parse_overrides(overrides)):
-        if override.key_or_group == "allow_packages":
-            allowed = allowed_packages(override.value())
-        else:
-            rest.append(text)
-    return rest, allowed
-
-
-def _settings(
-    overrides: list[str], config_dir: Path | None, run: schema.LanguageConfig | None
-) -> list[tuple[schema.SelectionConfig, int]]:
-    """The rules to apply, with their seeds: the product of all axes."""
-    parsed = parse_overrides(overrides)
-    for override in parsed:
-        name = override.key_or_group
-        if name.split(".")[0] not in ("selection", "seed"):
-            raise ConfigError(f"{name}: only selection and seed can be set here")
-    names = {override.key_or_group for override in parsed}
-    sweep = any(override.is_sweep_override() for override in parsed)
-    jobs = expand_sweep(overrides, config_dir) if sweep else [overrides]
-    if run is None and "selection" not in names:
-        raise ConfigError("selection: missing; give the rule as selection=NAME")
-    base = [] if run is None else [f"selection={run.selection.rule}"]
-    found = []
-    for job in jobs:
-        job = job if "selection" in names else [*base, *job]
-        data = compose(["experiment=stories", *job], config_dir)
-        selection = data["selection"]
-        if run is not None and "selection" not in names:
-            given = {o.key_or_group.partition(".")[2] for o in parsed}
-            own = to_dict(run.selection)
-            selection |= {name: own[name] for name in own if name not in given}
-        seed = run.seed if run is not None and "seed" not in names else data["seed"]
-        found.append(
-            (typed(schema.SelectionConfig, selection, "selection"), typed(int, seed, "seed"))
-        )
-    return found
-
-
-def _reward(
-    overrides: list[str], config_dir: Path | None, run: schema.LanguageConfig | None
-) -> schema.RewardConfig:
-    names = {override.key_or_group for override in parse_overrides(overrides)}
-    for name in names:
-        if name.split(".")[0] != "reward":
-            raise ConfigError(f"{name}: only reward can be set here")
-    reward = compose(["experiment=stories", *overrides], config_dir)["reward"]
-    if run is not None and "reward" not in names:
-        own = to_dict(run.reward)
-        reward |= {name: own[name] for name in own if f"reward.{name}" not in names}
-    found = typed(schema.RewardConfig, reward, "reward")
-    ranges.validate_reward(found)
-    return found
-
-
-def _texts(records: Sequence[Record], kept: Sequence[np.ndarray]) -> list[str]:
-    return [r.texts[i][j] for r, mask in zip(records, kept) for i, j in np.argwhere(mask)]
+def _texts(groups: Sequence[Group], kept: Sequence[np.ndarray]) -> list[str]:
+    return [g.texts[i][j] for g, mask in zip(groups, kept) for i, j in np.argwhere(mask)]
 
 
 def _mean(records: Sequence[Record], kept: Sequence[np.ndarray]) -> float:
     values = np.concatenate([record.reward[mask] for record, mask in zip(records, kept)])
     return float(values.mean()) if values.size else math.nan
-
-
-_COLUMNS = ("rule", "law", "accepted", "rate", "reward", "by coin", "ESS", "distinct-2")
-
-
-def _row(found: Reselected) -> tuple[Any, ...]:
-    estimate, low, high = found.rate
-    return (
-        found.rule,
-        found.law.lower(),
-        f"{found.num_accepted}/{found.num_scored}",
-        f"{estimate:.3f} [{low:.3f}, {high:.3f}]",
-        found.reward,
-        found.control_reward,
-        found.ess,
-        found.distinct_2,
-    )
-
-
-def _write_csv(path: Path, rows: Sequence[Reselected]) -> None:
-    flat = []
-    for row in rows:
-        values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
-        rate, low, high = values.pop("rate")
-        flat.append({**values, "rate": rate, "rate_low": low, "rate_high": high})
-    write_whole(path, to_csv(flat))

@@ -49,7 +49,7 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
             rollouts=RolloutStore(folder.rollouts),
             early=early,
         )
-        for name in arms_of(config)
+        for name in config.arms()
     }
     with Checkpoints(folder.checkpoints, max_to_keep=config.checkpoint.keep) as checkpoints:
         states = {name: setup.policy.new_state() for name in arms}
@@ -100,8 +100,3 @@ def play(
             for name, share in shares.items()
         }
         yield reports
-
-
-def arms_of(config: LanguageConfig) -> tuple[str, ...]:
-    """The names of the arms that a run tunes."""
-    return ("policy", "control") if config.control else ("policy",)

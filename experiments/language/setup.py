@@ -23,7 +23,8 @@ from ..settings.schema import LanguageConfig
 from ..terminal.console import Console
 from ..terminal.errors import ConfigError
 from . import make
-from .given import ENDED_EARLY, Given, read_given
+from .candidates import ENDED_EARLY
+from .given import Given, read_given
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

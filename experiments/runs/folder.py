@@ -13,7 +13,6 @@ One process at a time owns a folder: it holds a lock that ends with the process,
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -27,10 +26,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..settings.compose import differences, read_config, save_config
-from ..settings.schema import LanguageConfig, RunConfig
+from ..settings.schema import RunConfig
+from ..settings.stored import differences, read_config, save_config
+from ..settings.typed import leaves
 from ..terminal.errors import ConfigError, shown
 from ..terminal.files import to_csv, write_whole
+from .lock import locked
 
 STATUSES = ("running", "finished", "failed", "interrupted", "no data", "pruned")
 _PACKAGES = (
@@ -54,12 +55,15 @@ class RunFolder:
       resumed: whether earlier rounds may be found in it.
       observers: functions that are given each event once it is written.
       made: the folders above it that were made for it, the innermost first.
+      writes: whether this process writes its files: of several that make one run, the first does,
+        and what the others are told to write is left to it.
     """
 
     path: Path
     resumed: bool = False
     observers: tuple[Callable[[Mapping[str, Any]], None], ...] = ()
     made: tuple[Path, ...] = ()
+    writes: bool = True
 
     @property
     def config_path(self) -> Path:
@@ -96,6 +100,8 @@ class RunFolder:
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Appends one event to metrics.jsonl, at once. NaN and infinities become null."""
+        if not self.writes:
+            return
         plain = _plain(event)
         line = json.dumps(plain, allow_nan=False)
         with self.metrics_path.open("a", encoding="utf-8") as file:
@@ -112,6 +118,8 @@ class RunFolder:
 
         A run that was killed between an event and its checkpoint makes that round again.
         """
+        if not self.writes:
+            return
         kept = [event for event in self.events() if event.get("round", 0) <= last_round]
         text = "".join(json.dumps(event) + "\n" for event in kept)
         write_whole(self.metrics_path, text)
@@ -122,6 +130,8 @@ class RunFolder:
 
     def update(self, **fields: Any) -> None:
         """Replaces fields of run.json; a reader sees the old file or the new one."""
+        if not self.writes:
+            return
         text = json.dumps({**self.status(), **_plain(fields)}, indent=2) + "\n"
         write_whole(self.path / "run.json", text)
 
@@ -243,8 +253,7 @@ def wait_until_free(path: Path, seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while True:
         try:
-            with (path / ".lock").open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with locked(path / ".lock", wait=False, make=False):
                 return True
         except FileNotFoundError:
             return True
@@ -264,6 +273,8 @@ def close_run(folder: RunFolder, status: str) -> None:
     """Writes how a run ended."""
     if status not in STATUSES:
         raise ValueError(f"status must be one of {STATUSES}, got {status!r}")
+    if not folder.writes:
+        return
     folder.update(status=status, finished=_now())
     with contextlib.suppress(ConfigError):  # a damaged metrics.jsonl is told by who reads it
         write_whole(folder.path / "metrics.csv", metrics_csv(folder.events()))
@@ -274,6 +285,8 @@ def discard_run(folder: RunFolder) -> None:
 
     Whatever else is found in it is kept, and so is the folder then.
     """
+    if not folder.writes:
+        return
     if folder.resumed or folder.events():
         close_run(folder, "failed")
         return
@@ -364,12 +377,11 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def _owned(path: Path) -> Iterator[None]:
     """Holds the folder's lock. The system frees it when the process ends, so none goes stale."""
-    with (path / ".lock").open("a+", encoding="utf-8") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
+            file = stack.enter_context(locked(path / ".lock", wait=False))
+        except BlockingIOError:
+            owner = (path / ".lock").read_text(encoding="utf-8").strip() or "another process"
             raise ConfigError(
                 f"output_dir: {shown(str(path))}; is being written to by {owner}"
             ) from None
@@ -382,12 +394,9 @@ def _owned(path: Path) -> Iterator[None]:
 def _check_same(path: Path, config: RunConfig) -> None:
     old = read_config(path / "config.yaml")
     # A folder may have been moved, and a run may go on with other devices.
-    comparable: dict[str, Any] = {"output_dir": None, "resume": False}
-    if isinstance(old, LanguageConfig) and isinstance(config, LanguageConfig):
-        comparable["mesh"] = config.mesh
-    changed = differences(
-        dataclasses.replace(old, **comparable), dataclasses.replace(config, **comparable)
-    )
+    free = config.MAY_CHANGE if type(old) is type(config) else RunConfig.MAY_CHANGE
+    same = {name: getattr(config, name) for name in free}
+    changed = differences(dataclasses.replace(old, **same), config)
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ConfigError(
@@ -451,13 +460,9 @@ def metrics_csv(events: Sequence[Mapping[str, Any]]) -> str:
     return to_csv([dict(flat_values(event)) for event in events])
 
 
-def flat_values(event: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields dotted name and value of every single value of an event."""
-    for name, value in event.items():
-        if isinstance(value, Mapping):
-            yield from flat_values(value, f"{prefix}{name}.")
-        elif not isinstance(value, list):
-            yield f"{prefix}{name}", value
+def flat_values(event: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every single value of an event; lists are left out."""
+    return ((name, value) for name, value in leaves(event) if not isinstance(value, list))
 
 
 def code_version() -> str:

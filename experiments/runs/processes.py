@@ -7,16 +7,15 @@ and draw the same random numbers; what only one of them may do is done by the fi
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from rsft_jax.sharding import from_first
 
-from ..settings.schema import LanguageConfig, RunConfig
+from ..settings.schema import RunConfig
 from ..terminal.errors import ConfigError, one_line, shown
 from .folder import RunFolder, open_run_folder
 
@@ -35,7 +34,7 @@ def join(config: RunConfig) -> None:
     Raises:
       ConfigError: no launcher is known here, or the others were not found.
     """
-    if not (isinstance(config, LanguageConfig) and config.mesh.distributed):
+    if not config.is_distributed:
         return
     numbers: dict[str, int] = {}
     if any(name in os.environ for name in _NUMBERS):
@@ -47,25 +46,14 @@ def join(config: RunConfig) -> None:
     with contextlib.suppress(AttributeError):  # the default of newer versions
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(**numbers)
+        jax.distributed.initialize(
+            num_processes=numbers.get("num_processes"), process_id=numbers.get("process_id")
+        )
     except (ValueError, RuntimeError, OSError) as error:
         raise ConfigError(
             f"mesh.distributed: true; {one_line(error, 200)} (known launchers: SLURM, Open MPI, "
             f"Kubernetes, Cloud TPU; or set JAX_COORDINATOR_ADDRESS, {', '.join(_NUMBERS)})"
         ) from None
-
-
-class _Reader(RunFolder):
-    """The folder of a run for a process that is not the first: it writes nothing."""
-
-    def log(self, event: Mapping[str, Any]) -> None:
-        """Leaves it to the first process."""
-
-    def update(self, **fields: Any) -> None:
-        """Leaves it to the first process."""
-
-    def rewind(self, last_round: int) -> None:
-        """Leaves it to the first process."""
 
 
 @contextlib.contextmanager
@@ -80,7 +68,7 @@ def open_together(path: Path, config: RunConfig, *, resume: bool) -> Iterator[Ru
             yield folder
         return
     with contextlib.ExitStack() as stack:
-        folder, problem = _Reader(path=path), ""
+        folder, problem = RunFolder(path=path, writes=False), ""
         if is_first():
             try:
                 folder = stack.enter_context(open_run_folder(path, config, resume=resume))

@@ -4,14 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..settings.compose import (
-    check_functions,
-    compose_onto,
-    differences,
-    from_dict,
-    read_config,
-)
+from ..settings.compose import check_functions, compose_onto, from_dict
 from ..settings.schema import RunConfig
+from ..settings.stored import differences, read_config
 from ..settings.typed import to_dict
 from ..terminal.errors import ConfigError, shown
 from .folder import existing_run

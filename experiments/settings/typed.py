@@ -1,13 +1,13 @@
 """Plain data to typed, frozen dataclasses, and back.
 
 Hydra composes YAML files into nested dicts of plain values; `build` turns such a dict into one of
-the dataclasses of `schema.py`. OmegaConf's structured configs do nearly the same, but frozen
+the dataclasses of `schema/`. OmegaConf's structured configs do nearly the same, but frozen
 classes are read-only to them, a union of dataclasses is not supported, `Literal` fails before
-version 2.4, and a boolean passes for a number. Sixty lines here give exact types and errors that
-name the field.
+version 2.4, and a boolean passes for a number. Here types are exact, and errors name the field.
 
 Supported annotations: bool, int, float, str, `Literal[...]`, `X | None`, `tuple[X, ...]`, dicts of
-single values, dataclasses, and unions of dataclasses told apart by a field of type `Literal`.
+single values, dataclasses, and unions of dataclasses told apart by a field of type `Literal`. Such
+a union is either closed, `A | B`, or open: a base class whose variants are the files of a folder.
 """
 
 import dataclasses
@@ -15,11 +15,44 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from ..terminal.errors import ConfigError, shown
+from .plugins import modules_in
 
 _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+
+
+class Open:
+    """Base class of an open union: its variants are the tagged dataclasses of a folder.
+
+    A class that lists this one among its bases is the annotation of a field. Each file of its
+    folder brings a dataclass that extends it, with a field of type `Literal[NAME]`; a class without
+    such a field is a step between, and no variant.
+
+      FOLDER: dotted, below `experiments/`.
+    """
+
+    FOLDER: ClassVar[str]
+
+    @classmethod
+    def variants(cls) -> dict[str, type[Self]]:
+        """The variants by their tags, in the order of their files.
+
+        Raises:
+          TypeError: two of them have the same tag.
+        """
+        by_tag: dict[str, type[Self]] = {}
+        for module in modules_in(cls.FOLDER):
+            for value in vars(module).values():
+                if not (isinstance(value, type) and issubclass(value, cls)):
+                    continue
+                tag = _tag(value)
+                if tag is None:
+                    continue
+                if by_tag.setdefault(tag[1], value) is not value:
+                    raise TypeError(f"{value} and {by_tag[tag[1]]} are both named {tag[1]!r}")
+        return by_tag
 
 
 def build(annotation: Any, data: Any, path: str = "") -> Any:
@@ -75,11 +108,24 @@ def to_dict(value: Any) -> Any:
     return [to_dict(item) for item in value] if isinstance(value, tuple) else value
 
 
+def leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of everything in nested groups.
+
+    >>> list(leaves({"training": {"part": {"rank": 8}}, "seed": 0}))
+    [('training.part.rank', 8), ('seed', 0)]
+    """
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def field_paths(annotation: Any, prefix: str = "") -> Iterator[str]:
     """Yields the dotted name of every field, those of all variants of a union included."""
     seen = set()
     for cls in _variants(annotation):
-        for name, hint in typing.get_type_hints(cls).items():
+        for name, hint in _fields(cls).items():
             path = f"{prefix}{name}"
             if _variants(hint):
                 yield from field_paths(hint, f"{path}.")
@@ -112,18 +158,26 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 def _variants(annotation: Any) -> tuple[type, ...]:
     """Returns the dataclasses that an annotation allows; empty when it allows none."""
+    if isinstance(annotation, type) and Open in annotation.__bases__:
+        return tuple(annotation.variants().values())
     candidates = typing.get_args(annotation) or (annotation,)
     is_class = all(isinstance(c, type) and dataclasses.is_dataclass(c) for c in candidates)
     return tuple(candidates) if is_class else ()
 
 
-def _tag(cls: type) -> tuple[str, str]:
-    """Returns the name and the value of the `Literal` field that marks a variant of a union."""
-    for name, hint in typing.get_type_hints(cls).items():
+def _fields(cls: type) -> dict[str, Any]:
+    """The fields of a dataclass with their types; what is stated once for the class is none."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _tag(cls: type) -> tuple[str, str] | None:
+    """The name and the value of the `Literal` field that marks a variant of a union."""
+    for name, hint in _fields(cls).items():
         values = typing.get_args(hint)
         if typing.get_origin(hint) is typing.Literal and len(values) == 1:
             return name, values[0]
-    raise TypeError(f"{cls.__name__} has no Literal field that tells it from the others")
+    return None
 
 
 def _choose(variants: tuple[type, ...], data: Any, path: str) -> type:
@@ -132,8 +186,9 @@ def _choose(variants: tuple[type, ...], data: Any, path: str) -> type:
         raise ConfigError(f"{path or 'config'}: {shown(data)} is not a group of settings")
     if len(variants) == 1:
         return variants[0]
-    by_tag = {_tag(cls)[1]: cls for cls in variants}
-    name = _tag(variants[0])[0]
+    tags = {cls: _tag(cls) for cls in variants}
+    by_tag = {tag[1]: cls for cls, tag in tags.items() if tag is not None}
+    name = next(tag[0] for tag in tags.values() if tag is not None)
     full = _join(path, name)
     if name not in data:
         raise ConfigError(f"{full}: missing; must be one of {_listed(by_tag)}")
@@ -143,7 +198,7 @@ def _choose(variants: tuple[type, ...], data: Any, path: str) -> type:
 
 
 def _build_dataclass(cls: type, data: Mapping, path: str) -> Any:
-    hints = typing.get_type_hints(cls)
+    hints = _fields(cls)
     for name in data:
         if name not in hints:
             raise ConfigError(_unknown(cls, hints, str(name), path))

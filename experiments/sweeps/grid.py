@@ -19,12 +19,13 @@ from ..runs.folder import (
     wait_until_free,
 )
 from ..runs.repeat import settings_of
-from ..settings.compose import expand_sweep, load_config, load_group, parse_overrides
-from ..settings.ranges import validate_launcher
-from ..settings.schema import LanguageConfig, LauncherConfig, RunConfig
+from ..settings.axes import expand_sweep
+from ..settings.compose import load_config, load_group
+from ..settings.overrides import parse_overrides, without_output
+from ..settings.schema import LauncherConfig, RunConfig
 from ..settings.typed import build, to_dict
 from ..terminal.errors import ConfigError, ExitCode, quoted, shown
-from ..terminal.failures import failures_of
+from ..terminal.failures import attempt
 from ..terminal.files import write_whole
 from .jobs import Job, check_launcher, describe, launch
 
@@ -36,8 +37,8 @@ def run_command(
     overrides: Sequence[str], folder: Path, config_dir: Path | None, *, extra: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """The command of one run of a sweep."""
-    kept = [text for text in overrides if text.partition("=")[0] not in ("output_dir", "resume")]
-    command = [sys.executable, "-m", "rsft_jax.experiments.cli", "run", *kept]
+    command = [sys.executable, "-m", "rsft_jax.experiments.cli", "run"]
+    command += without_output(overrides)
     command += [f"output_dir={quoted(str(folder))}", "resume=true", *extra]
     return (*command, *(["--config-dir", str(config_dir)] if config_dir else []))
 
@@ -47,7 +48,7 @@ def sweep(
     config_dir: Path | None,
     make_command: Callable[..., tuple[str, ...]] = run_command,
     source: Path | None = None,
-) -> int:
+) -> ExitCode:
     """Runs each job of a sweep in a process of its own, so that none can take others along.
 
     All jobs are checked before the first is run. With `resume=true` and the folder of a sweep,
@@ -67,7 +68,7 @@ def sweep(
     """
     data, overrides = load_group("launcher", "basic", overrides, config_dir)
     launcher: LauncherConfig = build(LauncherConfig, data, "launcher")
-    validate_launcher(launcher)
+    launcher.check()
     check_launcher(launcher)
     jobs = expand_sweep(overrides, config_dir)
     base = [] if source is None else ["--from", str(source.resolve())]
@@ -93,15 +94,17 @@ def sweep(
         made.append(Job(number, command, folder, label, log))
     left = [job for job in made if read_status(job.folder).get("status") != "finished"]
     make_folder(root)
-    with failures_of(root):
+
+    def run() -> ExitCode:
         if not alone:
             (root / "logs").mkdir(exist_ok=True)
         _write_manifest(root, jobs, folders, launcher, source)
         return _run_left(root, made, left, launcher)
-    return ExitCode.FAILED
+
+    return attempt(root, run)
 
 
-def _run_left(root: Path, made: list[Job], left: list[Job], launcher: LauncherConfig) -> int:
+def _run_left(root: Path, made: list[Job], left: list[Job], launcher: LauncherConfig) -> ExitCode:
     """Runs the jobs that are not finished yet."""
     if len(left) < len(made):
         print(f"sweep: {len(made) - len(left)} of {len(made)} jobs are finished already")
@@ -113,15 +116,14 @@ def _run_left(root: Path, made: list[Job], left: list[Job], launcher: LauncherCo
 def with_shared_store(
     job: Sequence[str], config: RunConfig, root: Path
 ) -> tuple[list[str], list[str]]:
-    """Gives a run that names no store of candidates the one of its sweep.
+    """Gives a run what the runs of its sweep share, such as a store of candidates.
 
     Returns:
       The overrides that are left, and those that are added.
     """
-    if not isinstance(config, LanguageConfig) or config.store is not None:
-        return list(job), []
-    kept = [text for text in job if not text.startswith("store=")]
-    return kept, [f"store={quoted(str(root / 'draws'))}"]
+    shared = config.shared(root)
+    kept = [text for text in job if text.partition("=")[0] not in shared]
+    return kept, [f"{name}={quoted(value)}" for name, value in shared.items()]
 
 
 def job_name(number: int, job: Sequence[str], swept: Sequence[str]) -> str:
@@ -134,7 +136,7 @@ def job_name(number: int, job: Sequence[str], swept: Sequence[str]) -> str:
     return f"{number:03d}_{safe}"[:_MAX_JOB_NAME]
 
 
-def _launch(root: Path, all_jobs: list[Job], left: list[Job], launcher: LauncherConfig) -> int:
+def _launch(root: Path, all_jobs: list[Job], left: list[Job], launcher: LauncherConfig) -> ExitCode:
     total, failed = len(all_jobs), []
     if launcher.name == "basic":  # one at a time: what each prints is under its name
         outcomes = (found for job in left for found in _announced(job, total, launcher))
@@ -173,8 +175,8 @@ def _check_same(root: Path, jobs: list[list[str]], source: Path | None) -> None:
         old, old_source = [job["overrides"] for job in listed["jobs"]], listed.get("from")
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{path}: is not readable as the list of a sweep's jobs") from None
-    new = [_settings(job) for job in jobs]
-    if [_settings(job) for job in old] != new:
+    new = [without_output(job) for job in jobs]
+    if [without_output(job) for job in old] != new:
         raise ConfigError(
             f"output_dir: {shown(str(root))}; holds another sweep ({len(old)} jobs, "
             f"{' '.join(old[0])[:80]} ...), choose another folder"
@@ -184,10 +186,6 @@ def _check_same(root: Path, jobs: list[list[str]], source: Path | None) -> None:
             f"--from: {shown(_source_text(source))}; the sweep in {shown(str(root))} is from "
             f"{shown(old_source)}, choose another folder"
         )
-
-
-def _settings(job: Sequence[str]) -> list[str]:
-    return [text for text in job if text.partition("=")[0] not in ("output_dir", "resume")]
 
 
 def _source_text(source: Path | None) -> str | None:
@@ -202,7 +200,8 @@ def _write_manifest(
     source: Path | None,
 ) -> None:
     listed = [
-        {"folder": folder.name, "overrides": _settings(job)} for job, folder in zip(jobs, folders)
+        {"folder": folder.name, "overrides": without_output(job)}
+        for job, folder in zip(jobs, folders)
     ]
     facts = {"launcher": to_dict(launcher), "from": _source_text(source), "jobs": listed}
     text = json.dumps(facts, indent=2) + "\n"

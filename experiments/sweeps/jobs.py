@@ -20,12 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..settings.schema import (
-    JoblibLauncher,
-    LauncherConfig,
-    RayLauncher,
-    SubmititLauncher,
-)
+from ..settings.schema import BasicLauncher, JoblibLauncher, RayLauncher, SubmititLauncher
+from ..settings.schema.launching import Launcher
 from ..terminal.errors import ConfigError, ExitCode
 
 HUNG = 124  # exit code of a job that was stopped because it took too long, as of timeout(1)
@@ -78,31 +74,25 @@ def describe(code: int) -> str:
     return f"exit code {code}"
 
 
-def launch(jobs: Sequence[Job], launcher: LauncherConfig) -> Iterator[Ended]:
+def launch(jobs: Sequence[Job], launcher: Launcher) -> Iterator[Ended]:
     """Runs all jobs and yields each when it ends, in the order in which they end.
 
     Ctrl-C and SIGTERM reach the jobs that run, and then end this.
     """
-    if isinstance(launcher, SubmititLauncher):
-        yield from _submitit(jobs, launcher)
-    elif isinstance(launcher, RayLauncher):
-        yield from _ray(jobs, launcher)
-    else:
-        workers = launcher.num_jobs if isinstance(launcher, JoblibLauncher) else 1
-        yield from _local(jobs, launcher, workers)
+    run, _ = _LAUNCHERS[launcher.name]
+    yield from run(jobs, launcher)
 
 
-def check_launcher(launcher: LauncherConfig) -> None:
+def check_launcher(launcher: Launcher) -> None:
     """Checks that what a launcher needs is installed.
 
     Raises:
       ConfigError: it is not.
     """
-    module = {"joblib": "joblib", "submitit": "submitit", "ray": "ray"}.get(launcher.name)
-    if module is not None and importlib.util.find_spec(module) is None:
-        extra = "ray" if module == "ray" else "sweep"
+    _, extra = _LAUNCHERS[launcher.name]
+    if extra is not None and importlib.util.find_spec(launcher.name) is None:
         raise ConfigError(
-            f"launcher: {launcher.name} needs the package {module}; install it with: "
+            f"launcher: {launcher.name} needs the package {launcher.name}; install it with: "
             f'pip install "rsft_jax[{extra}]"'
         )
 
@@ -207,8 +197,38 @@ def run_attempts(
     raise AssertionError("unreachable")
 
 
-def _local(jobs: Sequence[Job], launcher: LauncherConfig, workers: int) -> Iterator[Ended]:
-    """Runs jobs on this machine, a thread for each that runs at a time."""
+def _basic(jobs: Sequence[Job], launcher: BasicLauncher) -> Iterator[Ended]:
+    """One job after the other."""
+
+    def work(run: Callable[[Job], None]) -> None:
+        for job in jobs:
+            run(job)
+
+    yield from _local(jobs, launcher, work)
+
+
+def _joblib(jobs: Sequence[Job], launcher: JoblibLauncher) -> Iterator[Ended]:
+    """Several jobs at a time."""
+
+    def work(run: Callable[[Job], None]) -> None:
+        import joblib
+
+        calls = (joblib.delayed(run)(job) for job in jobs)
+        joblib.Parallel(n_jobs=launcher.num_jobs, prefer="threads", batch_size=1)(calls)  # type: ignore
+
+    yield from _local(jobs, launcher, work)
+
+
+def _local(
+    jobs: Sequence[Job], launcher: Launcher, work: Callable[[Callable[[Job], None]], None]
+) -> Iterator[Ended]:
+    """Runs jobs on this machine, in a thread beside this one.
+
+    Args:
+      jobs: to run.
+      launcher: its settings.
+      work: is given the function that runs a job, and calls it with each.
+    """
     processes, ended = Processes(), queue.SimpleQueue()
     timeout = _timeout_seconds(launcher)
 
@@ -224,17 +244,7 @@ def _local(jobs: Sequence[Job], launcher: LauncherConfig, workers: int) -> Itera
             code, attempts = int(ExitCode.FAILED), 1
         ended.put(Ended(job, code, attempts, time.monotonic() - start))
 
-    def work() -> None:
-        if isinstance(launcher, JoblibLauncher):
-            import joblib
-
-            calls = (joblib.delayed(run)(job) for job in jobs)
-            joblib.Parallel(n_jobs=workers, prefer="threads", batch_size=1)(calls)
-            return
-        for job in jobs:
-            run(job)
-
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=work, args=(run,), daemon=True)
     thread.start()
     try:
         for _ in jobs:
@@ -286,7 +296,7 @@ def _ray(jobs: Sequence[Job], launcher: RayLauncher) -> Iterator[Ended]:
         ray.shutdown()
 
 
-def _timeout_seconds(launcher: LauncherConfig) -> float | None:
+def _timeout_seconds(launcher: Launcher) -> float | None:
     return None if launcher.timeout_minutes is None else 60 * launcher.timeout_minutes
 
 
@@ -327,3 +337,12 @@ def end_with_parent() -> None:
     """Asks Linux to send this process SIGTERM when the one that started it is gone."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+_LAUNCHERS: dict[str, tuple[Callable[[Sequence[Job], Any], Iterator[Ended]], str | None]] = {
+    "basic": (_basic, None),
+    "joblib": (_joblib, "sweep"),
+    "submitit": (_submitit, "sweep"),
+    "ray": (_ray, "ray"),
+}
+"""Launcher -> how it runs jobs, and the extra that installs the package of its name, if any."""

@@ -23,15 +23,15 @@ from typing import Any, Literal
 import numpy as np
 from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
-from ..runs.folder import check_output_dir, default_output_dir, make_folder
-from ..settings.compose import load_group, parse_overrides, range_length
-from ..settings.ranges import output_folder
+from ..runs.folder import make_folder
+from ..settings import checks
+from ..settings.axes import range_length
+from ..settings.compose import load_group
+from ..settings.overrides import parse_overrides
 from ..settings.typed import build, to_dict
 from ..terminal.console import Console
 from ..terminal.errors import ConfigError, ExitCode, shown
-from ..terminal.failures import failures_of
 from ..terminal.files import to_csv, write_whole
-from ..terminal.parser import Parser
 
 AXES = ("learning_rate", "beta", "temperature", "max_reward", "k", "seed")
 """What differs between runs, slowest first."""
@@ -39,12 +39,6 @@ _MAX_RUNS = 100_000
 _MAX_NUMBERS = 2**28  # of the largest array of a round
 _NORMAL_95 = 1.96
 _FIGURES = ("reward", "kl", "acceptance_rate")
-_EPILOG = """\
-examples:
-  rsft population                                   1,000 runs of a bandit with 4 answers
-  rsft population beta=0.05,0.1,0.3 seed=range(100) num_answers=16 num_candidates=32
-  rsft population learning_rate=0.3 k=1,2,4,8 output_dir=FOLDER
-  rsft population -cd my_configs population=mine    your file my_configs/population/mine.yaml"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +76,6 @@ class PopulationConfig:
     table_seed: int
 
 
-def command(arguments: list[str]) -> int:
-    """The sub-command `rsft population`."""
-    text = "run every combination of settings of a small policy in one compiled program"
-    parser = Parser(prog="rsft population", description=text, epilog=_EPILOG)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values, or a,b,c")
-    parser.add_config_dir()
-    parsed = parser.parse_intermixed_args(arguments)
-    config, output_dir = load_population(parsed.overrides, parsed.config_dir)
-    root = output_dir or default_output_dir("population")
-    check_output_dir(root, resume=False)
-    make_folder(root)
-    with failures_of(root):
-        return run_population(config, root)
-    return ExitCode.FAILED
-
-
 def load_population(
     overrides: Sequence[str], config_dir: Path | None = None
 ) -> tuple[PopulationConfig, Path | None]:
@@ -122,7 +100,7 @@ def load_population(
                 raise ConfigError(f"{name}: cannot be swept; axes are {', '.join(AXES)}")
             swept[name] = _swept(name, override.value())
         elif name == "output_dir":
-            output_dir = output_folder(override.value())
+            output_dir = checks.folder(name, override.value())
         elif name == "population":
             texts.append(text)
         else:

@@ -4,15 +4,16 @@ A search space is a YAML file of `configs/sweep/`. Nothing here knows Optuna; se
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..settings.compose import load_config, load_group, parse_overrides
+from ..settings.compose import load_config, load_group
 from ..settings.groups import group_options
-from ..settings.schema import LanguageConfig, RunConfig
-from ..settings.typed import build, nearest
+from ..settings.overrides import parse_overrides, without_output
+from ..settings.schema import RunConfig
+from ..settings.typed import build, leaves, nearest
 from ..terminal.errors import ConfigError, quoted, shown
 
 Value = bool | int | float | str | None
@@ -21,19 +22,6 @@ Value = bool | int | float | str | None
 _MAX_TRIALS = 10_000
 _MAX_WORKERS = 256
 _MAX_END = 1e300  # beyond it the width of an axis would not be a number
-_EVALUATION = ["reward_mean", "reward_low", "reward_high", "judge_mean", "judge_low", "judge_high"]
-_EVALUATION += ["kl_mean", "distinct_1", "distinct_2", "self_bleu", "length_mean"]
-_ROUND = ["acceptance_rate", "num_accepted", "reward_proposed", "reward_accepted", "ess"]
-_ROUND += ["judge_proposed", "judge_accepted", "loss_first", "loss_last"]
-_LAW = ["tv_target", "tv_own", "kl_target", "mean", "variance"]
-METRICS: dict[str, dict[str, str]] = {
-    "language": dict.fromkeys(_EVALUATION, "evaluation") | dict.fromkeys(_ROUND, "round"),
-    "gaussian": dict.fromkeys(["loss_target", "loss_train", "acceptance_rate"], "round")
-    | dict.fromkeys(_LAW, "law"),
-}
-"""Kind of experiment -> figure that its runs write -> the event in which they do."""
-ARMS = {"language": ("policy", "control"), "gaussian": ("exact", "plain", "proposal")}
-"""Kind of experiment -> its arms, the one that is tuned first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,21 +169,18 @@ def load_study(overrides: Sequence[str], config_dir: Path | None = None) -> Stud
     space = _space(data.pop("space", None))
     search: SearchConfig = build(SearchConfig, data, "sweep")
     _validate(search)
-    shared = tuple(t for t in rest if t.partition("=")[0] not in ("output_dir", "resume"))
+    shared = tuple(without_output(rest))
     base = _check_space(space, shared, config_dir)
-    known = METRICS[base.kind]
+    known = base.METRICS
     if search.metric not in known:
         hint = nearest(search.metric, known) or f"; they write {', '.join(known)}"
         raise ConfigError(
             f"sweep.metric: {shown(search.metric)} is not written by runs of kind {base.kind}{hint}"
         )
-    arms = ARMS[base.kind]
-    if isinstance(base, LanguageConfig) and not base.control:
-        arms = arms[:1]
+    arms = base.arms()
     if search.arm is not None and search.arm not in arms:
         hint = nearest(search.arm, arms) or f", but {', '.join(arms)}"
         raise ConfigError(f"sweep.arm: {shown(search.arm)} is no arm of these runs{hint}")
-    rounds = base.rounds if isinstance(base, LanguageConfig) else base.training
     return Study(
         name=str(given["sweep"].value()),
         search=search,
@@ -204,7 +189,7 @@ def load_study(overrides: Sequence[str], config_dir: Path | None = None) -> Stud
         config_dir=config_dir,
         event=known[search.metric],
         arm=search.arm or arms[0],
-        last_round=rounds.num_rounds,
+        last_round=base.last_round(),
         base=base,
     )
 
@@ -221,18 +206,10 @@ def _space(data: Any) -> dict[str, Axis]:
                 f"{where}.{name}: {shown(value)} is not an axis, such as "
                 "{type: float, low: 0.1, high: 1.0}"
             )
-        for path, leaf in _leaves(value, str(name)):
+        for path, leaf in leaves(value, f"{name}."):
             axis, _, field = path.rpartition(".")
             fields.setdefault(axis, {})[field] = leaf
     return {name: _axis(f"{where}.{name}", values) for name, values in fields.items()}
-
-
-def _leaves(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}.{name}")
-        else:
-            yield f"{prefix}.{name}", value
 
 
 def _axis(where: str, data: dict[str, Any]) -> Axis:

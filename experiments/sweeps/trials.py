@@ -13,9 +13,9 @@ a process remembers.
 """
 
 import contextlib
-import fcntl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -23,6 +23,7 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from ..runs.lock import locked
 from ..terminal.errors import ConfigError, one_line
 from .study import (
     Axis,
@@ -30,7 +31,6 @@ from .study import (
     FloatAxis,
     SearchConfig,
     Study,
-    Value,
     storage_name,
 )
 
@@ -75,7 +75,7 @@ class Trials:
                 trial = self._left(stack)
                 if trial is None and len(self.all()) < self._study.search.trials:
                     trial = self._optuna.ask()
-                    stack.enter_context(_lock(self._lock_path(trial.number)))
+                    stack.enter_context(locked(self._lock_path(trial.number)))
                 if trial is not None:
                     self._suggest(trial)
             yield trial
@@ -90,7 +90,7 @@ class Trials:
             if frozen.state != TrialState.RUNNING:
                 continue
             try:
-                stack.enter_context(_lock(self._lock_path(frozen.number), wait=False))
+                stack.enter_context(locked(self._lock_path(frozen.number), wait=False))
             except BlockingIOError:
                 continue
             self._optuna.sampler = _sampler(self._study.search, frozen.number, 0)
@@ -109,16 +109,11 @@ class Trials:
             self._optuna.sampler = _sampler(self._study.search, trial.number, place)
             _suggest(trial, name, axis)
 
-    def _locked(self) -> contextlib.AbstractContextManager[None]:
-        return _lock(self._folder / ".study.lock")
+    def _locked(self) -> contextlib.AbstractContextManager[Any]:
+        return locked(self._folder / ".study.lock")
 
     def _lock_path(self, number: int) -> Path:
         return self._folder / ".trials" / f"{number:04d}.lock"
-
-
-def values_of(trial: Trial | FrozenTrial) -> Mapping[str, Value]:
-    """What the axes gave to a trial."""
-    return dict(trial.params)
 
 
 class _FileLock(JournalFileSymlinkLock):
@@ -128,23 +123,11 @@ class _FileLock(JournalFileSymlinkLock):
         self._path, self._stack = path, contextlib.ExitStack()
 
     def acquire(self) -> bool:
-        self._stack.enter_context(_lock(self._path))
+        self._stack.enter_context(locked(self._path))
         return True
 
     def release(self) -> None:
         self._stack.close()
-
-
-@contextlib.contextmanager
-def _lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds a lock of the system.
-
-    Raises:
-      BlockingIOError: another process holds it and `wait` is False.
-    """
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
 
 
 def _storage(path: Path) -> JournalStorage | RDBStorage:

@@ -32,14 +32,13 @@ from ..runs.folder import (
     read_status,
     wait_until_free,
 )
-from ..settings.compose import parse_overrides
-from ..settings.ranges import output_folder
+from ..settings import checks
+from ..settings.overrides import parse_overrides
 from ..settings.typed import to_dict
 from ..terminal.console import Console
 from ..terminal.errors import ConfigError, ExitCode, shown
-from ..terminal.failures import failures_of, report_failure
+from ..terminal.failures import attempt, report_failure
 from ..terminal.files import write_whole
-from ..terminal.parser import Parser
 from .grid import run_command, with_shared_store
 from .jobs import Processes, describe, end_with_parent, run_attempts
 from .leaderboard import ranked, show_leaderboard, write_leaderboard
@@ -51,31 +50,13 @@ if TYPE_CHECKING:
     from .trials import Trials
 
 _MAY_CHANGE = ("trials", "workers", "timeout_minutes", "retries")
-_EPILOG = """\
-examples:
-  rsft tune sweep=beta_lr                      16 runs of the default experiment
-  rsft tune sweep=beta_lr sweep.workers=2 sweep.trials=40 selection.budget=4
-  rsft tune sweep=gaussian experiment=gaussian the textbook algorithm, in a minute or two
-  rsft tune -cd my_configs sweep=mine          your own space, my_configs/sweep/mine.yaml
-
-The same command again goes on where the last one stopped, and runs nothing finished again."""
-
-
-def command(arguments: list[str]) -> int:
-    """The sub-command `rsft tune`."""
-    text = "search for the settings that make a figure best; a space is a file of configs/sweep"
-    parser = Parser(prog="rsft tune", description=text, epilog=_EPILOG)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="sweep=NAME and settings")
-    parser.add_config_dir()
-    parsed = parser.parse_intermixed_args(arguments)
-    return tune(parsed.overrides, parsed.config_dir)
 
 
 def tune(
     overrides: Sequence[str],
     config_dir: Path | None = None,
     make_command: Callable[..., tuple[str, ...]] = run_command,
-) -> int:
+) -> ExitCode:
     """Runs the trials that a study still lacks, and ranks all.
 
     Args:
@@ -96,15 +77,13 @@ def tune(
         )
     study = load_study(overrides, config_dir)
     given = {o.key_or_group: o.value() for o in parse_overrides(overrides)}
-    root = output_folder(given.get("output_dir")) or Path("runs", study.name)
+    root = checks.folder("output_dir", given.get("output_dir")) or Path("runs", study.name)
     _check_folder(root, study)
     make_folder(root)
-    with failures_of(root):
-        return _search(root, study, make_command)
-    return ExitCode.FAILED
+    return attempt(root, lambda: _search(root, study, make_command))
 
 
-def _search(root: Path, study: Study, make_command: Callable[..., tuple[str, ...]]) -> int:
+def _search(root: Path, study: Study, make_command: Callable[..., tuple[str, ...]]) -> ExitCode:
     """Runs the trials that are left in a folder that has been checked."""
     from .trials import Trials
 

@@ -33,9 +33,9 @@ class Console:
     """
 
     def __init__(self, stream: TextIO | None = None, *, seconds_between_lines: float = 15.0):
-        stream = sys.stdout if stream is None else stream
-        width = None if stream.isatty() else _PLAIN_WIDTH
-        self._rich = RichConsole(file=stream, highlight=False, width=width)
+        out: TextIO = sys.stdout if stream is None else stream
+        width = None if out.isatty() else _PLAIN_WIDTH
+        self._rich = RichConsole(file=out, highlight=False, width=width)
         self._seconds = seconds_between_lines
 
     def say(self, text: str) -> None:

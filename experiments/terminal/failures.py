@@ -1,11 +1,10 @@
 """What is said of an error that nobody expected: one line, and the traceback in a file."""
 
-import contextlib
 import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from .errors import ConfigError, ExitCode, one_line
@@ -41,12 +40,22 @@ def report_failure(folder: Path | None, error: Exception) -> ExitCode:
     return ExitCode.FAILED
 
 
-@contextlib.contextmanager
-def failures_of(folder: Path) -> Iterator[None]:
-    """Reports a failure as one line; the statement after the block then says what to return."""
+def attempt(folder: Path, body: Callable[[], ExitCode]) -> ExitCode:
+    """What `body` returns; `FAILED`, once its failure is reported, where it raises.
+
+    Args:
+      folder: of what is attempted, for error.log.
+      body: does it.
+
+    Raises:
+      ConfigError: as `body` does: `main` knows what to say of it.
+
+    >>> attempt(Path("."), lambda: ExitCode.OK).name
+    'OK'
+    """
     try:
-        yield
-    except (ConfigError, BrokenPipeError):  # `main` knows what to say of these
+        return body()
+    except (ConfigError, BrokenPipeError):
         raise
     except Exception as error:
-        report_failure(folder, error)
+        return report_failure(folder, error)

@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from rsft_jax.experiments.sweeps.study import ARMS, METRICS, load_study
+from rsft_jax.experiments.settings.schema import RunConfig
+from rsft_jax.experiments.sweeps.study import load_study
 from rsft_jax.experiments.sweeps.tune import figures
 
 _SEARCHES = {
@@ -28,9 +29,10 @@ def not_found(events: list[dict[str, Any]], kind: str, folder: Path, last_round:
     (folder / "metrics.jsonl").write_text(text)
     study = dataclasses.replace(load_study(_SEARCHES[kind]), last_round=last_round)
     missing = set()
-    for metric, event in METRICS[kind].items():
+    settings = RunConfig.variants()[kind]
+    for metric, event in settings.METRICS.items():
         search = dataclasses.replace(study.search, metric=metric)
-        for arm in ARMS[kind]:
+        for arm in settings.ARMS:
             asked = dataclasses.replace(study, search=search, event=event, arm=arm)
             value = dict(figures(folder, asked)).get(last_round, math.nan)
             if not math.isfinite(value):

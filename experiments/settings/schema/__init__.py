@@ -1,13 +1,12 @@
 """The settings of an experiment, as frozen dataclasses.
 
 Each part of the code gets its own small dataclass and no other. Values come from the YAML files
-of `configs/`, which state every one of them: no default hides here. Their ranges are in
-`ranges.py`.
+of `configs/`, which state every one of them: no default hides here. Each class checks the ranges
+of its own fields. Selection rules have a folder of their own, `settings/rules/`.
 """
 
-from .common import (
-    Run,
-)
+from ..rules import SelectionConfig
+from .common import RunConfig
 from .gaussian import (
     GaussianConfig,
     GaussianTrainingConfig,
@@ -15,15 +14,8 @@ from .gaussian import (
     ProblemConfig,
 )
 from .judging import (
-    BestOfN,
-    OwnRule,
     OwnTerm,
-    RandomControl,
     RewardConfig,
-    SelectionConfig,
-    StatisticalRejection,
-    Threshold,
-    TopK,
 )
 from .language import (
     CheckpointConfig,
@@ -61,12 +53,9 @@ from .training import (
     TrainingConfig,
 )
 
-RunConfig = LanguageConfig | GaussianConfig
-
 __all__ = [
     "AllParameters",
     "BasicLauncher",
-    "BestOfN",
     "CheckpointConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -82,24 +71,18 @@ __all__ = [
     "Matching",
     "MeshConfig",
     "NoTracker",
-    "OwnRule",
     "OwnTerm",
     "PartConfig",
     "PolicyConfig",
     "ProblemConfig",
-    "RandomControl",
     "RayLauncher",
     "RewardConfig",
     "RoundsConfig",
-    "Run",
     "RunConfig",
     "SamplingConfig",
     "SelectionConfig",
-    "StatisticalRejection",
     "SubmititLauncher",
     "TensorBoard",
-    "Threshold",
-    "TopK",
     "TrackerConfig",
     "Trackio",
     "TrainingConfig",

@@ -1,9 +1,14 @@
 """The textbook experiment."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from .common import Run
+from .. import checks
+from .common import RunConfig
+
+_LAW = ["tv_target", "tv_own", "kl_target", "mean", "variance"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,15 @@ class ProblemConfig:
     curvature: float
     noise: float
 
+    def check(self) -> None:
+        """Checks the ranges."""
+        checks.at_least("problem.num_inputs", self.num_inputs, 2)
+        for name in ("mean", "curvature"):
+            value = getattr(self, name)
+            checks.check(math.isfinite(value), f"problem.{name}", value, "finite")
+        checks.inside("problem.deviation", self.deviation, 0, 1)
+        checks.not_negative("problem.noise", self.noise)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianTrainingConfig:
@@ -46,6 +60,12 @@ class GaussianTrainingConfig:
     max_attempts: int
     learning_rate: float
 
+    def check(self) -> None:
+        """Checks the ranges."""
+        for name in ("num_rounds", "steps_per_round", "batch_size", "max_attempts"):
+            checks.at_least(f"training.{name}", getattr(self, name), 1)
+        checks.positive("training.learning_rate", self.learning_rate)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LawConfig:
@@ -59,12 +79,34 @@ class LawConfig:
     num_bins: int
     num_samples: int
 
+    def check(self) -> None:
+        """Checks the ranges."""
+        checks.at_least("law.num_bins", self.num_bins, 2)
+        checks.at_least("law.num_samples", self.num_samples, 100 * self.num_bins)
+
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianConfig(Run):
+class GaussianConfig(RunConfig):
     """The textbook algorithm: draw from a Gaussian, accept or reject, fit a linear model."""
+
+    ARMS: ClassVar[tuple[str, ...]] = ("exact", "plain", "proposal")
+    METRICS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(["loss_target", "loss_train", "acceptance_rate"], "round"),
+        **dict.fromkeys(_LAW, "law"),
+    }
+    MAIN_METRIC: ClassVar[str | None] = "loss_target"
 
     kind: Literal["gaussian"]
     problem: ProblemConfig
     training: GaussianTrainingConfig
     law: LawConfig
+
+    def check(self) -> None:
+        """Checks the ranges."""
+        super().check()
+        for part in (self.problem, self.training, self.law):
+            part.check()
+
+    def last_round(self) -> int:
+        """The number of rounds."""
+        return self.training.num_rounds

@@ -1,4 +1,4 @@
-"""How candidates are scored, and which are accepted."""
+"""How candidates are scored."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -42,83 +42,3 @@ class RewardConfig:
     max_words: int
     judge: Literal["polarity"]
     functions: tuple[OwnTerm, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BestOfN:
-    """Accepts the best candidate of each prompt."""
-
-    rule: Literal["best_of_n"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TopK:
-    """Accepts the k best candidates of each prompt.
-
-    Attributes:
-      k: from 1 to sampling.num_candidates.
-    """
-
-    rule: Literal["top_k"]
-    k: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Threshold:
-    """Accepts what reaches a reward.
-
-    Attributes:
-      minimum: lowest reward accepted.
-      budget: at most so many accepted for each prompt; null for no limit.
-    """
-
-    rule: Literal["threshold"]
-    minimum: float
-    budget: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatisticalRejection:
-    """Accepts with probability exp((reward - max_reward) / beta).
-
-    Attributes:
-      beta: above 0, in units of reward; the accepted law is q exp(reward / beta).
-      max_reward: a bound on the reward (then the law is exact); null takes the largest seen.
-      budget: at most so many accepted for each prompt; null for no limit.
-    """
-
-    rule: Literal["statistical_rejection"]
-    beta: float
-    max_reward: float | None
-    budget: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomControl:
-    """Accepts k candidates of each prompt by coin, whatever their reward.
-
-    Attributes:
-      k: from 1 to sampling.num_candidates.
-    """
-
-    rule: Literal["random_control"]
-    k: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnRule:
-    """A rule by a function of your own.
-
-    Attributes:
-      function: dotted path of a function (**options) -> SelectionRule.
-      options: its arguments, by name.
-      budget: at most so many accepted for each prompt; null for no limit.
-    """
-
-    rule: Literal["own"]
-    function: str
-    options: dict[str, bool | int | float | str]
-    budget: int | None
-
-
-SelectionConfig = BestOfN | TopK | Threshold | StatisticalRejection | RandomControl | OwnRule

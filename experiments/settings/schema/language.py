@@ -1,12 +1,22 @@
 """A run with a language model."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
-from .common import Run
-from .judging import RewardConfig, SelectionConfig
+from ...terminal.errors import ConfigError, shown
+from .. import checks
+from ..rules import SelectionConfig
+from .common import RunConfig
+from .judging import RewardConfig
 from .proposal import DataConfig, PolicyConfig, SamplingConfig
 from .training import MeshConfig, TrainingConfig
+
+_EVALUATION = ["reward_mean", "reward_low", "reward_high", "judge_mean", "judge_low", "judge_high"]
+_EVALUATION += ["kl_mean", "distinct_1", "distinct_2", "self_bleu", "length_mean"]
+_ROUND = ["acceptance_rate", "num_accepted", "reward_proposed", "reward_accepted", "ess"]
+_ROUND += ["judge_proposed", "judge_accepted", "loss_first", "loss_last"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +30,11 @@ class RoundsConfig:
 
     num_rounds: int
     prompts_per_round: int
+
+    def check(self) -> None:
+        """Checks the ranges."""
+        for name in ("num_rounds", "prompts_per_round"):
+            checks.at_least(f"rounds.{name}", getattr(self, name), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +55,12 @@ class EvaluationConfig:
     confidence: float
     bootstrap_samples: int
 
+    def check(self) -> None:
+        """Checks the ranges."""
+        for name in ("num_prompts", "num_candidates", "kl_prompts", "bootstrap_samples"):
+            checks.at_least(f"evaluation.{name}", getattr(self, name), 1)
+        checks.inside("evaluation.confidence", self.confidence, 0, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
@@ -51,9 +72,13 @@ class CheckpointConfig:
 
     keep: int
 
+    def check(self) -> None:
+        """Checks the range."""
+        checks.at_least("checkpoint.keep", self.keep, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageConfig(Run):
+class LanguageConfig(RunConfig):
     """Rejection sampling fine-tuning of a language model.
 
     Attributes:
@@ -63,6 +88,22 @@ class LanguageConfig(Run):
       candidates: train on the candidates that are there and draw none: the folder of a run, a
         store, or a JSON Lines file with prompt, completion, reward. null draws from the policy.
     """
+
+    ARMS: ClassVar[tuple[str, ...]] = ("policy", "control")
+    METRICS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(_EVALUATION, "evaluation"),
+        **dict.fromkeys(_ROUND, "round"),
+    }
+    MAIN_METRIC: ClassVar[str | None] = "reward_mean"
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*RunConfig.MAY_CHANGE, "mesh")
+    # What is new there is off, or changes no more than rounding, so that a stored run goes on,
+    # repeats and exports as it was.
+    FIRST_OPTIONS: ClassVar[Mapping[str, str]] = {
+        "sampling": "default",
+        "training": "default",
+        "evaluation": "default",
+        "mesh": "single",
+    }
 
     kind: Literal["language"]
     policy: PolicyConfig
@@ -78,3 +119,75 @@ class LanguageConfig(Run):
     control: bool
     store: str | None
     candidates: str | None
+
+    def check(self) -> None:
+        """Checks the ranges, and that the parts fit each other."""
+        # The ranges of a reward stand in a module that reads these settings.
+        from ..ranges import validate_reward
+
+        super().check()
+        self.policy.check()
+        self.data.check()
+        self.sampling.check()
+        if self.sampling.early_stop:
+            self._check_early_stop()
+        validate_reward(self.reward)
+        self.selection.check(self.sampling.num_candidates)
+        if self.sampling.early_stop:
+            self.selection.check_early_stop()
+        self.training.check()
+        self.mesh.check()
+        if self.mesh.distributed and self.output_dir is None:
+            raise ConfigError(
+                "output_dir: null; with mesh.distributed=true it must be a folder that all "
+                "processes share"
+            )
+        self.rounds.check()
+        self.evaluation.check()
+        self.checkpoint.check()
+        for name in ("store", "candidates"):
+            path = getattr(self, name)
+            checks.check(path is None or checks.is_path(path), name, path, "a path, or null")
+        if self.candidates is not None and not Path(self.candidates).exists():
+            raise ConfigError(f"candidates: {shown(self.candidates)}; is not there")
+
+    def _check_early_stop(self) -> None:
+        if self.candidates is not None:
+            raise ConfigError(
+                "sampling.early_stop: true; nothing is drawn where candidates are given"
+            )
+        if self.mesh.distributed:
+            raise ConfigError(
+                "sampling.early_stop: true; not with mesh.distributed=true, whose processes draw "
+                "apart"
+            )
+
+    def arms(self) -> tuple[str, ...]:
+        """The policy, and its control where there is one."""
+        return self.ARMS if self.control else self.ARMS[:1]
+
+    def last_round(self) -> int:
+        """The number of rounds."""
+        return self.rounds.num_rounds
+
+    def functions(self) -> Iterator[tuple[str, str]]:
+        """Of the policy, the reward and the rule."""
+        if self.policy.function is not None:
+            yield "policy.function", self.policy.function
+        for number, term in enumerate(self.reward.functions):
+            yield f"reward.functions[{number}].function", term.function
+        yield from self.selection.functions()
+
+    def folders(self) -> Iterator[tuple[str, Path]]:
+        """The store."""
+        if self.store is not None:
+            yield "store", Path(self.store)
+
+    def shared(self, root: Path) -> Mapping[str, str]:
+        """A store of candidates."""
+        return {} if self.store is not None else {"store": str(root / "draws")}
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether several processes train."""
+        return self.mesh.distributed

@@ -1,7 +1,11 @@
 """Which policy is tuned, on which prompts, and how it draws candidates."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+from ...terminal.errors import ConfigError, shown
+from .. import checks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +25,16 @@ class PolicyConfig:
     function: str | None
     dtype: Literal["float32", "bfloat16"]
 
+    def check(self) -> None:
+        """Checks that there is one model."""
+        sources = (self.asset, self.path, self.function)
+        if sum(source is not None for source in sources) != 1:
+            raise ConfigError(
+                f"policy.path: {shown(self.path)} with policy.asset: {shown(self.asset)} and "
+                f"policy.function: {shown(self.function)}; give exactly one of them and set the "
+                "others to null"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -39,6 +53,16 @@ class DataConfig:
     heldout_split: str
     max_train_prompts: int | None
     max_heldout_prompts: int | None
+
+    def check(self) -> None:
+        """Checks the ranges."""
+        split = self.heldout_split
+        allowed = "another split than data.train_split"
+        checks.check(split != self.train_split, "data.heldout_split", split, allowed)
+        for name in ("max_train_prompts", "max_heldout_prompts"):
+            value = getattr(self, name)
+            is_right = value is None or value >= 1
+            checks.check(is_right, f"data.{name}", value, "at least 1, or null for all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +97,20 @@ class SamplingConfig:
     repetition_penalty: float
     stop_strings: tuple[str, ...]
     early_stop: bool
+
+    def check(self) -> None:
+        """Checks the ranges."""
+        for name in ("num_candidates", "max_new_tokens", "batch_size"):
+            checks.at_least(f"sampling.{name}", getattr(self, name), 1)
+        checks.not_negative("sampling.temperature", self.temperature)
+        checks.at_least("sampling.top_k", self.top_k, 0)
+        checks.check(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "above 0 and at most 1")
+        checks.check(0 <= self.min_p <= 1, "sampling.min_p", self.min_p, "from 0 to 1")
+        fewest, most = self.min_new_tokens, self.max_new_tokens
+        allowed = f"from 0 to sampling.max_new_tokens = {most}"
+        checks.check(0 <= fewest <= most, "sampling.min_new_tokens", fewest, allowed)
+        penalty = self.repetition_penalty
+        is_right = math.isfinite(penalty) and penalty > 0
+        checks.check(is_right, "sampling.repetition_penalty", penalty, "above 0 (1 is off)")
+        strings = list(self.stop_strings)
+        checks.check(all(strings), "sampling.stop_strings", strings, "texts that are not empty")

@@ -3,16 +3,23 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .. import checks
+
+
+class _Unchecked:
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class NoTracker:
+class NoTracker(_Unchecked):
     """metrics.jsonl and metrics.csv alone, which every run has."""
 
     name: Literal["none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorBoard:
+class TensorBoard(_Unchecked):
     """Event files in output_dir/tensorboard."""
 
     name: Literal["tensorboard"]
@@ -31,6 +38,10 @@ class WandB:
     project: str
     mode: Literal["offline", "online"]
 
+    def check(self) -> None:
+        """Checks the name."""
+        checks.plain_name("tracker.project", self.project)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MLflow:
@@ -45,6 +56,10 @@ class MLflow:
     experiment: str
     uri: str | None
 
+    def check(self) -> None:
+        """Checks the name."""
+        checks.plain_name("tracker.experiment", self.experiment)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trackio:
@@ -56,6 +71,10 @@ class Trackio:
 
     name: Literal["trackio"]
     project: str
+
+    def check(self) -> None:
+        """Checks the name."""
+        checks.plain_name("tracker.project", self.project)
 
 
 TrackerConfig = NoTracker | TensorBoard | WandB | MLflow | Trackio

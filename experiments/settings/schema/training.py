@@ -3,12 +3,18 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ...terminal.errors import ConfigError
+from .. import checks
+
 
 @dataclass(frozen=True, kw_only=True)
 class AllParameters:
     """Trains every parameter."""
 
     name: Literal["all"]
+
+    def check(self) -> None:
+        """Nothing can be wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +34,16 @@ class Lora:
     targets: tuple[Literal["query", "key", "value", "output", "gate", "up", "down"], ...]
     dropout: float
 
+    def check(self) -> None:
+        """Checks the ranges."""
+        checks.at_least("training.part.rank", self.rank, 1)
+        checks.positive("training.part.alpha", self.alpha)
+        unique = len(self.targets) > 0 and len(set(self.targets)) == len(self.targets)
+        allowed = "at least one name, each once"
+        checks.check(unique, "training.part.targets", self.targets, allowed)
+        is_right = 0 <= self.dropout < 1
+        checks.check(is_right, "training.part.dropout", self.dropout, checks.FRACTION)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LastLayers:
@@ -40,6 +56,10 @@ class LastLayers:
     name: Literal["last_layers"]
     num_layers: int
 
+    def check(self) -> None:
+        """Checks the range."""
+        checks.at_least("training.part.num_layers", self.num_layers, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Matching:
@@ -51,6 +71,11 @@ class Matching:
 
     name: Literal["matching"]
     patterns: tuple[str, ...]
+
+    def check(self) -> None:
+        """Checks that there is one."""
+        is_right = len(self.patterns) > 0
+        checks.check(is_right, "training.part.patterns", self.patterns, "at least one")
 
 
 PartConfig = AllParameters | Lora | LastLayers | Matching
@@ -108,6 +133,30 @@ class TrainingConfig:
     ema_decay: float | None
     remat: Literal["none", "dots", "layers"]
 
+    def check(self) -> None:
+        """Checks the ranges."""
+        self.part.check()
+        checks.positive("training.learning_rate", self.learning_rate)
+        checks.at_least("training.warmup_steps", self.warmup_steps, 0)
+        if self.clip_norm is not None:
+            checks.positive("training.clip_norm", self.clip_norm, ", or null")
+        checks.not_negative("training.weight_decay", self.weight_decay)
+        for name in ("epochs", "batch_size"):
+            checks.at_least(f"training.{name}", getattr(self, name), 1)
+        if self.row_length is not None:
+            checks.at_least("training.row_length", self.row_length, 2)
+        for name in ("label_smoothing", "replay_fraction", "ema_decay"):
+            value = getattr(self, name)
+            is_right = value is None or 0 <= value < 1
+            checks.check(is_right, f"training.{name}", value, checks.FRACTION)
+        for name in ("z_loss", "kl_weight"):
+            checks.not_negative(f"training.{name}", getattr(self, name))
+        if self.clip_ratio is not None:
+            checks.not_negative("training.clip_ratio", self.clip_ratio)
+            smoothing = self.label_smoothing
+            allowed = "0 with a clip_ratio"
+            checks.check(smoothing == 0, "training.label_smoothing", smoothing, allowed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
@@ -127,3 +176,21 @@ class MeshConfig:
     fsdp: int
     tensor: int
     distributed: bool
+
+    def check(self) -> None:
+        """Checks the sizes, and that they fit the rules."""
+        names = ("data", "fsdp", "tensor")
+        for name in names:
+            value = getattr(self, name)
+            is_right = value >= 1 or value == -1
+            checks.check(is_right, f"mesh.{name}", value, "at least 1, or -1 for the rest")
+        free = [name for name in names if getattr(self, name) == -1]
+        if len(free) > 1:
+            raise ConfigError(f"mesh.{free[1]}: -1; only one size may be -1, and mesh.{free[0]} is")
+        if self.rules != "single":
+            return
+        for name in names:
+            value = getattr(self, name)
+            checks.check(value == 1, f"mesh.{name}", value, "1 on one device")
+        allowed = "another with distributed processes"
+        checks.check(not self.distributed, "mesh.rules", self.rules, allowed)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rsft_jax.experiments import cli
 from rsft_jax.experiments.cli import main
+from rsft_jax.experiments.kinds import language
+from rsft_jax.experiments.runs import backend
 from rsft_jax.experiments.terminal.errors import ExitCode
 
 SMOKE = ["experiment=smoke", "output_dir=out"]
@@ -19,7 +20,7 @@ LINE = '{"id": "%s", "split": "%s", "prompt": "Tell a story."}\n'
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(backend, "use_compilation_cache", lambda folder: None)
 
 
 def refused(capsys, *arguments):
@@ -51,7 +52,7 @@ TINY = ["control=false", "rounds.num_rounds=1", "evaluation.num_prompts=1",
 def test_rows_with_broken_text_are_skipped_by_name_and_the_others_are_used(
     capsys, caplog, monkeypatch
 ):
-    monkeypatch.setattr(cli, "_REPORT", ("builtins", "str"))
+    monkeypatch.setattr(language, "KIND", language.KIND._replace(report=None))
     rows = [b'"a\xff"', b'"a\\ud800"', b'"a\\u0000b"']  # 39
     lines = [b'{"id": "c%d", "split": "train", "prompt": %s}\n' % row for row in enumerate(rows)]
     command = prompts(GOOD.encode() + b"".join(lines))
@@ -238,7 +239,7 @@ def test_sweep_that_is_wrong_is_refused(capsys, arguments, part):
 
 
 def test_equal_points_of_a_sweep_are_one_job():
-    from rsft_jax.experiments.settings.compose import expand_sweep
+    from rsft_jax.experiments.settings.axes import expand_sweep
 
     assert expand_sweep(["seed=1,1,2,1"]) == [["seed=1"], ["seed=2"]]
 

@@ -9,10 +9,12 @@ import types
 
 import pytest
 
-from rsft_jax.experiments import cli
 from rsft_jax.experiments.cli import main
-from rsft_jax.experiments.commands import export as module_export
+from rsft_jax.experiments.commands import described, ls, names
 from rsft_jax.experiments.commands.completion import complete
+from rsft_jax.experiments.commands.help import EXAMPLES
+from rsft_jax.experiments.kinds import language, textbook
+from rsft_jax.experiments.runs import backend
 from rsft_jax.experiments.runs.folder import close_run, open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.settings.groups import group_options
@@ -32,24 +34,23 @@ def rsft(*arguments, **options):
 def runner(monkeypatch):
     """Replaces the experiments and the report by functions of the test; returns their log."""
     calls = []
-    module = types.ModuleType("fake_experiments")
+    module = types.SimpleNamespace()
 
     def run(config, folder):
         calls.append((config, folder))
         return module.outcome(config, folder)
 
     module.outcome = lambda config, folder: ExitCode.OK
-    module.run = run
     module.report = lambda path: path / "report.html"
     module.report_runs = lambda folders, output: calls.append((folders, output))
-    module.evaluate = lambda path, allowed=(): calls.append(path)
     module.calls = calls
-    monkeypatch.setitem(sys.modules, "fake_experiments", module)
-    monkeypatch.setattr(cli, "_RUNNERS", dict.fromkeys(cli._RUNNERS, ("fake_experiments", "run")))
-    monkeypatch.setattr(cli, "_REPORT", ("fake_experiments", "report"))
-    monkeypatch.setattr(cli, "_REPORT_RUNS", ("fake_experiments", "report_runs"))
-    monkeypatch.setattr(cli, "_EVALUATE", ("fake_experiments", "evaluate"))
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
+    for kind in (language, textbook):
+        fake = kind.KIND._replace(run=run, report=lambda path: module.report(path))
+        monkeypatch.setattr(kind, "KIND", fake)
+    evaluated = language.KIND._replace(evaluate=lambda path, allowed: calls.append(path) or 0)
+    monkeypatch.setattr(language, "KIND", evaluated)
+    monkeypatch.setattr("rsft_jax.experiments.report.write_runs_report", module.report_runs)
+    monkeypatch.setattr(backend, "use_compilation_cache", lambda folder: None)
     return module
 
 
@@ -102,8 +103,9 @@ def test_every_example_of_the_help_is_a_command_that_parses(monkeypatch, tmp_pat
     (tmp_path / "my_configs" / "reward").mkdir(parents=True)
     (tmp_path / "my_configs" / "reward" / "mine.yaml").write_text("defaults: [sentiment]\n")
     monkeypatch.setattr(module_sweep, "launch", lambda jobs, launcher: iter(()))
-    monkeypatch.setattr(module_export, "export_policy", lambda *args, **options: None)
-    examples = [line.split("   ")[0].split() for line in cli._EXAMPLES.splitlines()[1:]]
+    exported = language.KIND._replace(export=lambda *args, **options: None)
+    monkeypatch.setattr(language, "KIND", exported)
+    examples = [line.split("   ")[0].split() for line in EXAMPLES.splitlines()[1:]]
     assert len(examples) >= 10
     for words in examples:
         words = [word.replace("FOLDER", "runs/one") for word in words]
@@ -140,7 +142,7 @@ def test_error_is_one_line_with_exit_code_two_and_nothing_written(tmp_path, argu
     ("arguments", "part"),
     [
         (["rum"], "'rum': unknown command; did you mean run?"),
-        (["frobnicate"], "'frobnicate': unknown command; commands: run, report, evaluate"),
+        (["frobnicate"], "'frobnicate': unknown command; commands: run, completion, evaluate"),
         (["run", "--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["run", "-cd"], "expected one argument"),
         (["report"], "required: FOLDER"),
@@ -206,10 +208,7 @@ def test_failure_of_a_command_without_a_folder_is_one_line_too(monkeypatch, tmp_
     def fail(arguments):
         raise KeyError("a bug\nof two lines")
 
-    module = types.ModuleType("fake_listing")
-    module.command = fail
-    monkeypatch.setitem(sys.modules, "fake_listing", module)
-    monkeypatch.setitem(cli._COMMANDS, "ls", ("fake_listing", "command"))
+    monkeypatch.setattr(ls, "command", fail)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["ls"]) == ExitCode.FAILED
     [log] = tmp_path.iterdir()
@@ -304,17 +303,13 @@ def test_existing_run_is_not_overwritten(tmp_path, runner, capsys):
 def test_terminated_run_closes_its_folder(tmp_path):
     """SIGTERM during a run, in a process of its own."""
     program = (
-        "import os, signal, sys, time, types\n"
+        "import os, signal, sys, time\n"
         "from rsft_jax.experiments import cli\n"
-        "module = types.ModuleType('fake')\n"
+        "from rsft_jax.experiments.kinds import textbook\n"
         "def run(config, folder):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)\n"
-        "module.run = run\n"
-        "sys.modules['fake'] = module\n"
-        "cli._RUNNERS['gaussian'] = ('fake', 'run')\n"
-        "cli._use_compilation_cache = lambda: None\n"
-        "cli._device = lambda: ''\n"
+        "textbook.KIND = textbook.KIND._replace(run=run)\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
     path = tmp_path / "run"
@@ -365,6 +360,18 @@ def test_report_of_several_runs_goes_beside_a_sweep_or_where_it_is_told(tmp_path
     ]:
         assert main(["report", *wrong]) == 2
         assert part in capsys.readouterr().err
+
+
+def test_help_and_completion_know_every_command_and_import_none(capsys):
+    assert main(["help"]) == 0
+    text = capsys.readouterr().out
+    for name in names():
+        command = described(name)
+        assert command.usage.startswith(f"rsft {name}")
+        assert command.summary
+        assert f"  {command.usage}\n" in text
+    assert set(complete("rsft ")) == set(names())
+    assert names()[0] == "run"
 
 
 def test_exit_codes_are_distinct_and_documented():

@@ -16,7 +16,8 @@ from rsft_jax.experiments.runs.folder import (
     open_run_folder,
     read_events,
 )
-from rsft_jax.experiments.settings.compose import load_config, read_config
+from rsft_jax.experiments.settings.compose import load_config
+from rsft_jax.experiments.settings.stored import read_config
 from rsft_jax.experiments.terminal.errors import ConfigError
 
 

@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from rsft_jax.experiments import cli
 from rsft_jax.experiments.cli import main
+from rsft_jax.experiments.commands import run
+from rsft_jax.experiments.kinds import language, textbook
 from rsft_jax.experiments.runs.folder import close_run, code_version, open_run_folder
 from rsft_jax.experiments.runs.repeat import settings_of, surroundings
 from rsft_jax.experiments.settings.compose import load_config
-from rsft_jax.experiments.settings.schema import Lora, TopK
+from rsft_jax.experiments.settings.rules.top_k import TopK
+from rsft_jax.experiments.settings.schema import Lora
 from rsft_jax.experiments.sweeps import grid as sweep
 from rsft_jax.experiments.sweeps.jobs import Ended
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
@@ -38,7 +40,8 @@ SMOKE = ["experiment=smoke", "rounds.num_rounds=1", "rounds.prompts_per_round=3"
 def test_repeated_run_has_the_same_numbers_and_samples_bit_for_bit(
     tmp_path, settings, capfd, monkeypatch
 ):
-    monkeypatch.setattr(cli, "_REPORT", ("builtins", "str"))  # the page is no part of this
+    for kind in (language, textbook):  # the page is no part of this
+        monkeypatch.setattr(kind, "KIND", kind.KIND._replace(report=None))
     one, two = tmp_path / "one", tmp_path / "two"
     assert main(["run", *settings, "seed=3", f"output_dir={one}"]) == 0
     assert main(["run", "--from", str(one), f"output_dir={two}"]) == 0
@@ -139,7 +142,9 @@ def test_sweep_from_a_run_starts_each_job_from_its_settings(tmp_path, monkeypatc
     assert main(["run", "-m", "--from", str(source), *axis]) == ExitCode.OK
     assert len(jobs) == 2
     seen = []
-    monkeypatch.setattr(cli, "_run", lambda config, *rest: seen.append((config, *rest)) or 0)
+    monkeypatch.setattr(
+        run, "run", lambda config, source, changed: seen.append((config, source, changed)) or 0
+    )
     for job in jobs:  # as its process would read it
         assert main(list(job.command[3:])) == ExitCode.OK
     assert [config.training.learning_rate for config, *_ in seen] == [0.1, 0.2]

@@ -2,14 +2,12 @@
 
 import csv
 import json
-import sys
-import types
 
 import pytest
 
-from rsft_jax.experiments import cli
 from rsft_jax.experiments.cli import main
-from rsft_jax.experiments.runs import trackers
+from rsft_jax.experiments.kinds import textbook
+from rsft_jax.experiments.runs import backend, trackers
 from rsft_jax.experiments.runs.folder import close_run, metrics_csv, open_run_folder
 from rsft_jax.experiments.runs.trackers import check_tracker, figures, tracking
 from rsft_jax.experiments.settings.compose import load_config
@@ -21,20 +19,16 @@ EVENT = {"event": "round", "arm": "policy", "round": 2, "rate": 0.5, "gap": None
 
 @pytest.fixture
 def run(monkeypatch):
-    """A run of two events, in a module of the test."""
-    module = types.ModuleType("fake_tracked")
+    """A run of two events."""
 
     def experiment(config, folder):
         folder.log({**EVENT, "round": 1})
         folder.log(EVENT)
         return ExitCode.OK
 
-    module.run = experiment
-    module.report = lambda path: path
-    monkeypatch.setitem(sys.modules, "fake_tracked", module)
-    monkeypatch.setattr(cli, "_RUNNERS", {"gaussian": ("fake_tracked", "run")})
-    monkeypatch.setattr(cli, "_REPORT", ("fake_tracked", "report"))
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
+    fake = textbook.KIND._replace(run=experiment, report=None)
+    monkeypatch.setattr(textbook, "KIND", fake)
+    monkeypatch.setattr(backend, "use_compilation_cache", lambda folder: None)
 
     def start(path, *overrides):
         return main(["run", "experiment=gaussian", f"output_dir={path}", *overrides])
@@ -70,7 +64,7 @@ class Recorder:
 def recorder(monkeypatch):
     made = Recorder()
     monkeypatch.setitem(trackers._OPEN, "trackio", made.open)
-    monkeypatch.setattr(trackers, "check_tracker", lambda name: None)
+    monkeypatch.setattr("rsft_jax.experiments.commands.run.check_tracker", lambda name: None)
     return made
 
 

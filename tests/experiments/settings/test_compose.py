@@ -4,17 +4,13 @@ import dataclasses
 
 import pytest
 
-from rsft_jax.experiments.settings.compose import (
-    compose,
-    differences,
-    expand_sweep,
-    from_dict,
-    load_config,
-    read_config,
-    save_config,
-)
+from rsft_jax.experiments.settings.axes import expand_sweep
+from rsft_jax.experiments.settings.compose import compose, from_dict, load_config
 from rsft_jax.experiments.settings.groups import COMMAND_OF, GROUPS, group_options
-from rsft_jax.experiments.settings.schema import BestOfN, GaussianConfig, LanguageConfig, Lora, TopK
+from rsft_jax.experiments.settings.rules.best_of_n import BestOfN
+from rsft_jax.experiments.settings.rules.top_k import TopK
+from rsft_jax.experiments.settings.schema import GaussianConfig, LanguageConfig, Lora
+from rsft_jax.experiments.settings.stored import differences, read_config, save_config
 from rsft_jax.experiments.settings.typed import build, field_paths, to_dict
 from rsft_jax.experiments.terminal.errors import ConfigError
 

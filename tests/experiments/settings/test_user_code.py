@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsft_jax.experiments import cli
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.language import make
+from rsft_jax.experiments.runs import backend
 from rsft_jax.experiments.runs.folder import close_run, open_run_folder
 from rsft_jax.experiments.runs.repeat import settings_of
-from rsft_jax.experiments.settings.compose import load_config, read_config
+from rsft_jax.experiments.settings.compose import load_config
+from rsft_jax.experiments.settings.stored import read_config
 from rsft_jax.experiments.settings.user_code import load_function
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
 from rsft_jax.selection import stage_names
@@ -159,7 +160,7 @@ def test_name_that_is_no_package_cannot_be_allowed(name):
 
 
 def test_stored_settings_are_a_record_and_no_permission(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(backend, "use_compilation_cache", lambda folder: None)
     config = load_config(["experiment=smoke", ALLOW, TERM])
     with open_run_folder(tmp_path / "run", config, resume=False) as folder:
         close_run(folder, "interrupted")

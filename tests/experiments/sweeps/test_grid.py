@@ -174,8 +174,8 @@ def test_signal_to_a_sweep_reaches_its_job_once(tmp_path, number):
         "from rsft_jax.experiments.settings.schema import BasicLauncher\n"
         "job = Job(0, (sys.executable, '-c', *sys.argv[1:]), Path('x'), '')\n"
         "launcher = BasicLauncher(name='basic', timeout_minutes=None, retries=0)\n"
-        "cli._dispatch = lambda arguments: len(list(launch([job], launcher)))\n"
-        "sys.exit(cli.main([]))\n"
+        "cli.dispatch = lambda arguments: len(list(launch([job], launcher)))\n"
+        "sys.exit(cli.main(['x']))\n"
     )
     ready, received = tmp_path / "ready", tmp_path / "received"
     sweep = subprocess.Popen(

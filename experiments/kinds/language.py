@@ -1,0 +1,38 @@
+"""Rejection sampling fine-tuning of a language model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..settings.schema import LanguageConfig
+from ..terminal.errors import ExitCode
+from . import Kind, write_report
+
+if TYPE_CHECKING:
+    from ..runs.folder import RunFolder
+
+
+def run(config: LanguageConfig, folder: "RunFolder") -> ExitCode:
+    """Runs the rounds that are left."""
+    from ..language.run import run_language
+
+    return run_language(config, folder)
+
+
+def evaluate(folder: Path, allow_packages: Sequence[str] = ()) -> ExitCode:
+    """Scores the policy again on held-out prompts."""
+    from ..language.evaluate import evaluate_folder
+
+    return evaluate_folder(folder, allow_packages)
+
+
+def export(
+    folder: Path, output: Path, *, arm: str, weights: str | None, allow_packages: Sequence[str]
+) -> None:
+    """Writes the policy as a Hugging Face folder."""
+    from ..language.export import export_policy
+
+    export_policy(folder, output, arm=arm, weights=weights, allow_packages=allow_packages)
+
+
+KIND = Kind(settings=LanguageConfig, run=run, report=write_report, evaluate=evaluate, export=export)
