@@ -1,7 +1,9 @@
 """Rewards of texts: functions from prompts and completions to `[P, N]` numbers, NaN = not scored.
 
-A reward is any `RewardFn` (see `rsft_jax.types`). The functions here make some; the packages they
-need are imported when they are called, and come with the extra `rsft_jax[rewards]`.
+A reward is any `RewardFn` (see `rsft_jax.types`), and one that is a term of a sum may read the
+columns of the prompts too (`Term`). Every term runs behind `guard`. The functions here make some;
+the packages they need are imported when they are called, and come with the extra
+`rsft_jax[rewards]`.
 """
 
 from rsft_jax.metrics.diversity import distinct_n, self_bleu
@@ -14,6 +16,7 @@ from rsft_jax.rewards.offensive import offensive
 from rsft_jax.rewards.readability import reading_ease
 from rsft_jax.rewards.repetition import repetition
 from rsft_jax.rewards.sentiment import polarity, sentiment
+from rsft_jax.rewards.terms import PromptRow, Term
 from rsft_jax.rewards.texts import (
     candidates_shape,
     from_batch_score,
@@ -26,8 +29,10 @@ __all__ = [
     "ColumnReward",
     "GuardedReward",
     "Interval",
+    "PromptRow",
     "RewardError",
     "ScoreReport",
+    "Term",
     "WeightedSum",
     "as_rewards",
     "bootstrap_interval",

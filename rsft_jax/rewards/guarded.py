@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from rsft_jax.rewards.texts import candidates_shape
-
-if TYPE_CHECKING:
-    from rsft_jax.types import RewardFn
 
 
 class RewardError(RuntimeError):
@@ -47,11 +44,19 @@ class ScoreReport:
 
 @dataclasses.dataclass(frozen=True)
 class GuardedReward:
-    """A `RewardFn` made by `guard`; `report` says more than the call."""
+    """A `RewardFn` made by `guard`; `report` says more than the call.
 
-    reward_fn: RewardFn
+    Attributes:
+      reward_fn: somebody else's function.
+      on_error: see `guard`.
+      max_failed_fraction: see `guard`.
+      name: what messages call the function, such as "reward term exact"; by default "the reward".
+    """
+
+    reward_fn: Callable[..., Any]
     on_error: Literal["fail", "skip"] = "fail"
     max_failed_fraction: float = 0.2
+    name: str = ""
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> np.ndarray:
         """Returns `[P, N]` float64 rewards, NaN where a candidate could not be scored."""
@@ -63,6 +68,7 @@ class GuardedReward:
         completions: Sequence[Sequence[str]],
         *,
         prompt_ids: Sequence[str] | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> ScoreReport:
         """Returns rewards with the count of unscored candidates.
 
@@ -70,6 +76,7 @@ class GuardedReward:
           prompts: P texts.
           completions: P rows of N texts.
           prompt_ids: P names to use in messages; by default a prompt is named by its index.
+          columns: what the function gets by name beside the texts, each P values.
 
         Raises:
           RewardError: the function raised, on any candidate (`on_error="fail"`) or on too many
@@ -81,6 +88,13 @@ class GuardedReward:
             raise ValueError(
                 f"prompt_ids must hold one id per prompt: {len(prompt_ids)} ids, {shape[0]} prompts"
             )
+        columns = {} if columns is None else columns
+        for name, values in columns.items():
+            if len(values) != shape[0]:
+                raise ValueError(
+                    f"columns must hold one value per prompt: {len(values)} values of {name}, "
+                    f"{shape[0]} prompts"
+                )
         # Tuples cannot be edited, so that the function's mistakes stay its own.
         frozen_prompts = tuple(prompts)
         frozen_rows = tuple(tuple(row) for row in completions)
@@ -88,10 +102,10 @@ class GuardedReward:
             return ScoreReport(rewards=np.zeros(shape), reasons={})
         try:
             with _global_random_state_kept():
-                values = self.reward_fn(frozen_prompts, frozen_rows)
+                values = self.reward_fn(frozen_prompts, frozen_rows, **_copied_columns(columns))
         except Exception:
-            return self._one_by_one(frozen_prompts, frozen_rows, prompt_ids)
-        rewards, reasons = _checked(values, shape)
+            return self._one_by_one(frozen_prompts, frozen_rows, prompt_ids, columns)
+        rewards, reasons = _checked(values, shape, self.name or "the reward")
         return ScoreReport(rewards=rewards, reasons=reasons)
 
     def _one_by_one(
@@ -99,21 +113,26 @@ class GuardedReward:
         prompts: tuple[str, ...],
         completions: tuple[tuple[str, ...], ...],
         prompt_ids: Sequence[str] | None,
+        columns: Mapping[str, Sequence[Any]],
     ) -> ScoreReport:
         """Scores single candidates after the batch has raised: finds, or skips, the guilty ones."""
         num_prompts, num_candidates = len(prompts), len(completions[0])
         rewards = np.full((num_prompts, num_candidates), np.nan)
         reasons: dict[str, int] = {}
         first_error = ""
+        subject = self.name or "the reward function"
         for i, (prompt, row) in enumerate(zip(prompts, completions, strict=True)):
             name = f"prompt {i}" if prompt_ids is None else f"prompt {prompt_ids[i]}"
+            its_columns = {column: (values[i],) for column, values in columns.items()}
             for j, text in enumerate(row):
                 try:
                     with _global_random_state_kept():
-                        value = self.reward_fn((prompt,), ((text,),))
+                        value = self.reward_fn(
+                            (prompt,), ((text,),), **_copied_columns(its_columns)
+                        )
                 except Exception as error:
                     message = (
-                        f"the reward function raised on candidate {j} of {name}: "
+                        f"{subject} raised on candidate {j} of {name}: "
                         f"{type(error).__name__}: {error}"
                     )
                     if self.on_error == "fail":
@@ -121,15 +140,15 @@ class GuardedReward:
                     first_error = first_error or message
                     reasons["error"] = reasons.get("error", 0) + 1
                     continue
-                reward, found = _checked(value, (1, 1))
+                reward, unscored = _checked(value, (1, 1), self.name or "the reward")
                 rewards[i, j] = reward[0, 0]
-                for reason, count in found.items():
+                for reason, count in unscored.items():
                     reasons[reason] = reasons.get(reason, 0) + count
         failed = reasons.get("error", 0)
         if not failed:
             if self.on_error == "fail":
                 raise RewardError(
-                    f"the reward function raised on the batch of {num_prompts} prompts and "
+                    f"{subject} raised on the batch of {num_prompts} prompts and "
                     f"{num_candidates} candidates, and on no candidate alone"
                 )
         elif failed / rewards.size >= self.max_failed_fraction:
@@ -141,7 +160,7 @@ class GuardedReward:
 
 
 def guard(
-    reward_fn: RewardFn,
+    reward_fn: Callable[..., Any],
     *,
     on_error: Literal["fail", "skip"] = "fail",
     max_failed_fraction: float = 0.2,
@@ -151,15 +170,15 @@ def guard(
     - The result must have the shape `[P, N]` and hold numbers. Booleans and integers count as
       numbers; None, NaN and infinities become NaN; strings, other objects and other shapes are a
       `ValueError`.
-    - The function gets tuples, so it cannot edit the texts, and the states of `random` and of
-      `numpy.random` are put back after it.
+    - The function gets tuples, and copies of the lists and dicts in the columns, so it cannot edit
+      the texts or the data; the states of `random` and of `numpy.random` are put back after it.
     - When a batch raises, its candidates are scored one at a time, which names the guilty one. A
       function whose scores depend on the rest of the batch is then scored without it.
 
     It runs in this process: it is no protection against a function that hangs or means harm.
 
     Args:
-      reward_fn: the function.
+      reward_fn: a `RewardFn`; it may take columns by name beside the texts.
       on_error: "fail" raises `RewardError` at the first candidate that fails; "skip" gives it NaN.
       max_failed_fraction: with "skip", the share of a call's candidates, in (0, 1], at which
         `RewardError` is raised all the same.
@@ -233,6 +252,19 @@ def _number(value: Any, index: tuple[int, ...], name: str) -> float:
         f"{name} must hold numbers, got {type(value).__name__} {value!r:.60} "
         f"for prompt {index[0]}, candidate {index[1]}"
     )
+
+
+def _copied_columns(columns: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
+    return {name: tuple(map(_copied, values)) for name, values in columns.items()}
+
+
+def _copied(value: Any) -> Any:
+    """A copy of what JSON can hold; anything else is passed on as it is."""
+    if isinstance(value, Mapping):
+        return {name: _copied(item) for name, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    return value
 
 
 @contextmanager
