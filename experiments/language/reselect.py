@@ -17,9 +17,9 @@ from rsft_jax.rollouts import RolloutStore, read_rollouts
 from rsft_jax.sampling import acceptance_rate, effective_sample_size
 from rsft_jax.selection import Selection, SelectionRule, random_control, stage_names
 
-from ..settings import ranges, schema
+from ..settings import schema
 from ..settings.axes import expand_sweep
-from ..settings.compose import allowed_packages, compose
+from ..settings.compose import allowed_packages, compose, compose_onto
 from ..settings.overrides import parse_overrides
 from ..settings.stored import read_config
 from ..settings.typed import build as typed
@@ -215,9 +215,10 @@ def rescore(
         raise ConfigError(f"rescore: {shown(str(folder))}; holds no candidates that can be read")
     asked = {}
     if run is not None and run.candidates is None:
-        asked = {p.id: p.text for p in make.load_prompt_split(run.data, heldout=False)}
+        asked = {p.id: p for p in make.load_prompt_split(run.data, heldout=False)}
     version = make.reward_version(reward)
-    score, judge = make.make_reward(reward, allow_packages), make.make_judge(reward)
+    score = make.make_reward(reward, allow_packages)
+    judge = make.make_judge(reward, allow_packages)
     target = RolloutStore(folder / "rescored" / version)
     figures = []
     for part in parts:
@@ -233,7 +234,7 @@ def rescore(
             if name not in dropped and not name.startswith("term/")
         }
         kept |= {f"term/{name}": values[:, 0] for name, values in terms.items()}
-        kept |= {"reward": after, "judge": np.asarray(judge(prompts, texts), np.float64)[:, 0]}
+        kept |= {"reward": after, "judge": judge(prompts, texts)[:, 0]}
         kept |= {"reward_version": [version] * rows.num_rows}
         target.append(kept, name=part.name.removesuffix(".parquet"))
         figures.append(_compared(part.name, np.asarray(rows["reward"]), after))
@@ -309,13 +310,11 @@ def _reward(
     for name in names:
         if name.split(".")[0] != "reward":
             raise ConfigError(f"{name}: only reward can be set here")
-    reward = compose(["experiment=stories", *overrides], config_dir)["reward"]
-    if run is not None and "reward" not in names:
-        own = to_dict(run.reward)
-        reward |= {name: own[name] for name in own if f"reward.{name}" not in names}
-    found = typed(schema.RewardConfig, reward, "reward")
-    ranges.validate_reward(found)
-    return found
+    base = compose(["experiment=stories"], config_dir) if run is None else to_dict(run)
+    data = compose_onto(base, overrides, config_dir)["reward"]
+    reward = typed(schema.RewardConfig, data, "reward")
+    reward.check()
+    return reward
 
 
 def _texts(groups: Sequence[Group], kept: Sequence[np.ndarray]) -> list[str]:

@@ -10,15 +10,13 @@ from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.generation import Completions
 from rsft_jax.rewards import (
     Interval,
+    Term,
     WeightedSum,
-    as_rewards,
     bootstrap_interval,
     distinct_n,
-    guard,
     self_bleu,
 )
 from rsft_jax.selection import Selection, SelectionRule, stage_names
-from rsft_jax.types import RewardFn
 
 
 class Scores(NamedTuple):
@@ -70,17 +68,12 @@ def score_completions(
     *,
     tokenizer: Tokenizer,
     reward: WeightedSum,
-    judge: RewardFn,
+    judge: Term,
 ) -> Scores:
     """Decodes and scores; a score that is not a number stays NaN and is counted by the caller."""
     texts = completion_texts(completions, tokenizer)
-    questions = [prompt.text for prompt in prompts]
-    shape = (len(texts), len(texts[0]))
-    terms = {
-        name: as_rewards(values, shape, name=f"the reward term {name}")
-        for name, values in reward.terms(questions, texts).items()
-    }
-    return Scores(texts, terms, reward.combine(terms), guard(judge)(questions, texts))
+    terms = reward.terms(prompts, texts)
+    return Scores(texts, terms, reward.combine(terms), judge(prompts, texts))
 
 
 def rollout_rows(

@@ -32,7 +32,7 @@ from rsft_jax.generation import (
     stop_strings,
 )
 from rsft_jax.models import Transformer, cache_fn, logits_fn
-from rsft_jax.rewards import Interval, WeightedSum
+from rsft_jax.rewards import Interval, Term, WeightedSum
 from rsft_jax.selection import SelectionRule
 from rsft_jax.sharding import (
     TrainShardings,
@@ -61,7 +61,7 @@ from rsft_jax.training.batches import (
     pack_batches,
     padding_fraction,
 )
-from rsft_jax.types import Array, Cache, Params, PRNGKey, RewardFn
+from rsft_jax.types import Array, Cache, Params, PRNGKey
 
 from ..settings.schema import LanguageConfig
 from ..terminal.console import Advance, Console
@@ -158,7 +158,7 @@ class Task:
     train: PromptBatch
     heldout: PromptBatch
     reward: WeightedSum
-    judge: RewardFn
+    judge: Term
     part: Part
     train_model: Transformer
     step: StepFn
@@ -508,12 +508,13 @@ def make_task(config: LanguageConfig, console: Console) -> Task:
       ConfigError: for settings that do not fit the policy or the prompts.
     """
     reward = make.make_reward(config.reward, config.allow_packages)
-    judge = make.make_judge(config.reward)
+    judge = make.make_judge(config.reward, config.allow_packages)
     offer = None if config.candidates is None else read_offer(config)
     if offer is not None and offer.ended_early:
         console.say(ENDED_EARLY)
     train = offer.prompts if offer else make.load_prompt_split(config.data, heldout=False)
     heldout = make.load_prompt_split(config.data, heldout=True)
+    make.check_columns(reward, judge, [*train, *heldout])
     start = time.monotonic()
     pretrained = make.load_policy(config.policy, config.allow_packages)
     model, tokenizer = pretrained.model, pretrained.tokenizer
