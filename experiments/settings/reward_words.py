@@ -115,13 +115,7 @@ def _with_word_of_before(reward: Mapping[str, Any], name: str, value: Any) -> di
 def _with_functions(reward: Mapping[str, Any], value: Any) -> dict[str, Any]:
     """The reward with these functions of the user's own in place of those that it has."""
     functions = build(tuple[_Function, ...], value, "reward.functions")
-    terms = {
-        name: settings
-        for name, settings in reward.items()
-        if name == "judge"
-        or not isinstance(settings, Mapping)
-        or settings.get("term") != "function"
-    }
+    terms = {n: settings for n, settings in reward.items() if n == "judge" or not _is_own(settings)}
     for number, function in enumerate(functions):
         field = f"reward.functions[{number}]"
         is_name = TERM_NAME.fullmatch(function.name) is not None

@@ -176,6 +176,12 @@ def test_a_file_of_the_user_in_the_words_of_before_is_read(tmp_path):
     assert reward["length"] == {"term": "length", "weight": -90.0, "min_words": 20, "max_words": 90}
 
 
+def test_terms_set_by_words_of_before_stand_in_the_order_of_then():
+    mine = {"term": "polarity", "weight": 1.0}
+    reward = present_reward({"mine": mine, "length": 1, "judge": "polarity", "sentiment": 1})
+    assert list(reward) == ["sentiment", "length", "mine", "judge"]
+
+
 def test_null_leaves_a_term_out_in_a_file_too():
     assert present_reward({"sentiment": None, "judge": None}) == {"judge": None}
 
