@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from ..settings.ranges import validate_reward
 from ..settings.schema import LanguageConfig, RewardConfig
 from ..settings.typed import build
 from ..terminal.errors import ExitCode
@@ -48,5 +47,5 @@ def _reward(
     groups_of(overrides, ("reward",))
     data = composed(overrides, config_dir, run)
     reward: RewardConfig = build(RewardConfig, data["reward"], "reward")
-    validate_reward(reward)
+    reward.check()
     return reward

@@ -88,7 +88,7 @@ def _settings(
     ]
 
 
-def _read(folder: Path, arm: str) -> tuple[list["Group"], list[str]]:
+def _read(folder: Path, arm: str) -> tuple[list["Record"], list[str]]:
     """The stored candidates of one arm, and what could not be read."""
     from ..language.candidates import read_candidates
 

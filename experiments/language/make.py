@@ -16,16 +16,8 @@ from rsft_jax.data import Prompt, read_prompts
 from rsft_jax.generation import SamplingParams
 from rsft_jax.interop import Pretrained, load_pretrained
 from rsft_jax.policies import EarlyStop
-from rsft_jax.rewards import (
-    WeightedSum,
-    length_penalty,
-    offensive,
-    polarity,
-    repetition,
-    sentiment,
-    weighted_sum,
-)
-from rsft_jax.types import PRNGKey, RewardFn
+from rsft_jax.rewards import PromptRow, Term, WeightedSum, from_text_score, weighted_sum
+from rsft_jax.types import PRNGKey
 
 from ..settings import schema, user_code
 from ..settings.typed import to_dict
@@ -100,33 +92,38 @@ def sampling_params(
 
 def make_reward(reward: schema.RewardConfig, allowed: Sequence[str] = ()) -> WeightedSum:
     """The reward that selection looks at, as named terms; penalties count negatively."""
-    own_terms = {
-        term.name: (
-            user_code.load_function(term.function, allowed, f"reward.functions[{number}].function"),
-            term.weight,
-        )
-        for number, term in enumerate(reward.functions)
-    }
     return weighted_sum(
         {
-            "sentiment": (sentiment(), reward.sentiment),
-            "offensive": (offensive(), -reward.offensive),
-            "repetition": (repetition(), -reward.repetition),
-            "length": (length_penalty(reward.min_words, reward.max_words), -reward.length),
-            **own_terms,
+            name: (term.build(allowed, f"reward.{name}"), term.weight)
+            for name, term in reward.terms.items()
         }
     )
+
+
+def make_judge(reward: schema.RewardConfig, allowed: Sequence[str] = ()) -> Term:
+    """The second judge, which training never sees; without one, every score is NaN."""
+    if reward.judge is None:
+        return Term("judge", from_text_score(lambda text: float("nan")))
+    return Term("judge", reward.judge.build(allowed, "reward.judge"), reward.judge.weight)
+
+
+def check_columns(reward: WeightedSum, judge: Term, prompts: Sequence[PromptRow]) -> None:
+    """Checks that the prompts have the columns that reward and judge read; scores nothing.
+
+    Raises:
+      ConfigError: names the term, the column, the prompt and the columns that are there.
+    """
+    try:
+        reward.check_columns(prompts)
+        judge.columns(prompts)
+    except ValueError as error:
+        raise ConfigError(f"data.path: {error}") from None
 
 
 def reward_version(reward: schema.RewardConfig) -> str:
     """Names a reward: another setting, or another version of this package, is another name."""
     text = f"{to_dict(reward)} {importlib.metadata.version('rsft_jax')}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def make_judge(reward: schema.RewardConfig) -> RewardFn:
-    """The second judge, which training never sees."""
-    return {"polarity": polarity}[reward.judge]()
 
 
 def make_rule(

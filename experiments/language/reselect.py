@@ -119,9 +119,10 @@ def rescore(
         raise ConfigError(f"rescore: {shown(str(folder))}; holds no candidates that can be read")
     asked = {}
     if run is not None and run.candidates is None:
-        asked = {p.id: p.text for p in make.load_prompt_split(run.data, heldout=False)}
+        asked = {p.id: p for p in make.load_prompt_split(run.data, heldout=False)}
     version = make.reward_version(reward)
-    score, judge = make.make_reward(reward, allow_packages), make.make_judge(reward)
+    score = make.make_reward(reward, allow_packages)
+    judge = make.make_judge(reward, allow_packages)
     target = RolloutStore(folder / "rescored" / version)
     figures = []
     for part in parts:
@@ -137,7 +138,7 @@ def rescore(
             if name not in dropped and not name.startswith("term/")
         }
         kept |= {f"term/{name}": values[:, 0] for name, values in terms.items()}
-        kept |= {"reward": after, "judge": np.asarray(judge(prompts, texts), np.float64)[:, 0]}
+        kept |= {"reward": after, "judge": judge(prompts, texts)[:, 0]}
         kept |= {"reward_version": [version] * rows.num_rows}
         target.append(kept, name=part.name.removesuffix(".parquet"))
         figures.append(_compared(part.name, np.asarray(rows["reward"]), after))
@@ -154,8 +155,8 @@ def _compared(name: str, before: np.ndarray, after: np.ndarray) -> tuple[Any, ..
     return (name, len(after), int((~np.isfinite(after)).sum()), *means, correlation)
 
 
-def _texts(groups: Sequence[Group], kept: Sequence[np.ndarray]) -> list[str]:
-    return [g.texts[i][j] for g, mask in zip(groups, kept) for i, j in np.argwhere(mask)]
+def _texts(records: Sequence[Record], accepted: Sequence[np.ndarray]) -> list[str]:
+    return [r.texts[i][j] for r, mask in zip(records, accepted) for i, j in np.argwhere(mask)]
 
 
 def _mean(records: Sequence[Record], kept: Sequence[np.ndarray]) -> float:

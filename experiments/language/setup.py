@@ -15,9 +15,9 @@ from rsft_jax.policies import (
     language_policy,
     same_width,
 )
-from rsft_jax.rewards import WeightedSum
+from rsft_jax.rewards import Term, WeightedSum
 from rsft_jax.training import StepFn, TrainState, averaged_params
-from rsft_jax.types import Params, PRNGKey, RewardFn
+from rsft_jax.types import Params, PRNGKey
 
 from ..settings.schema import LanguageConfig
 from ..terminal.console import Console
@@ -49,7 +49,7 @@ class Setup:
     train: PromptBatch
     heldout: PromptBatch
     reward: WeightedSum
-    judge: RewardFn | None
+    judge: Term
     step: StepFn
     keys: Mapping[str, PRNGKey]
     console: Console
@@ -69,12 +69,13 @@ def make_setup(config: LanguageConfig, console: Console) -> Setup:
       ConfigError: for settings that do not fit the policy or the prompts.
     """
     reward = make.make_reward(config.reward, config.allow_packages)
-    judge = make.make_judge(config.reward)
+    judge = make.make_judge(config.reward, config.allow_packages)
     offer = None if config.candidates is None else read_given(config)
     if offer is not None and offer.ended_early:
         console.say(ENDED_EARLY)
     train = offer.prompts if offer else make.load_prompt_split(config.data, heldout=False)
     heldout = make.load_prompt_split(config.data, heldout=True)
+    make.check_columns(reward, judge, [*train, *heldout])
     start = time.monotonic()
     pretrained = make.load_policy(config.policy, config.allow_packages)
     batches = _encoded(config, pretrained, train, heldout)

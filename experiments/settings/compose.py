@@ -30,6 +30,7 @@ from ..terminal.errors import ConfigError, one_line, shown
 from .groups import COMMAND_OF, group_options
 from .overrides import parse_overrides
 from .plain_data import check_yaml, resolve
+from .reward_words import with_present_reward, with_setting
 from .schema import RunConfig
 from .typed import build, nearest
 from .user_code import check_packages, check_path
@@ -201,10 +202,25 @@ def _with_values(
     data: dict[str, Any], values: Sequence[Override], config_dir: Path | None
 ) -> dict[str, Any]:
     options = group_options(config_dir)
+    data = with_present_reward(data)
     for override in values:
         _check_tag(override, data, options)
-        _set_value(data, override)
+        terms = _terms(override)
+        if terms and isinstance(data.get("reward"), dict):
+            for name, value in terms.items():
+                data["reward"] = with_setting(data["reward"], name, value)
+        else:
+            _set_value(data, override)
     return resolve(data)
+
+
+def _terms(override: Override) -> dict[str, Any]:
+    """The terms of the reward that `reward.NAME=VALUE` or `reward={NAME: VALUE}` sets, by name."""
+    group, _, name = override.key_or_group.partition(".")
+    if group != "reward" or "." in name:
+        return {}
+    value: Any = override.value()
+    return {name: value} if name else value
 
 
 def _check_choice(override: Override, options: dict[str, list[str]]) -> None:

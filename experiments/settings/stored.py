@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..terminal.errors import ConfigError, one_line, shown
 from .compose import from_dict
 from .plain_data import check_yaml, resolve
+from .reward_words import with_present_reward
 from .schema import RunConfig
 from .typed import leaves, to_dict
 
@@ -54,7 +55,7 @@ def _with_new_settings(stored: dict[str, Any]) -> dict[str, Any]:
             text = (resources.files(_CONFIG_MODULE) / group / f"{option}.yaml").read_text()
             first = {k: v for k, v in yaml.safe_load(text).items() if k != "defaults"}
             stored = {**stored, group: {**first, **stored[group]}}
-    return stored
+    return with_present_reward(stored)
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:

@@ -6,8 +6,9 @@ classes are read-only to them, a union of dataclasses is not supported, `Literal
 version 2.4, and a boolean passes for a number. Here types are exact, and errors name the field.
 
 Supported annotations: bool, int, float, str, `Literal[...]`, `X | None`, `tuple[X, ...]`, dicts of
-single values, dataclasses, and unions of dataclasses told apart by a field of type `Literal`. Such
-a union is either closed, `A | B`, or open: a base class whose variants are the files of a folder.
+single values or of groups of settings, dataclasses, and unions of dataclasses told apart by a field
+of type `Literal`. Such a union is either closed, `A | B`, or open: a base class whose variants are
+the files of a folder.
 """
 
 import dataclasses
@@ -19,6 +20,9 @@ from typing import Any, ClassVar, Self
 
 from ..terminal.errors import ConfigError, shown
 from .plugins import modules_in
+
+INLINE = {"inline": True}
+"""Metadata of a field of type `dict[str, X]` whose entries stand among the other fields."""
 
 _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
@@ -88,6 +92,8 @@ def build(annotation: Any, data: Any, path: str = "") -> Any:
     if origin is dict:
         if not isinstance(data, Mapping):
             raise ConfigError(f"{path}: {shown(data)} is not a group of values, such as {{a: 1}}")
+        if _variants(arguments[1]):
+            return _build_named(arguments[1], data, path)
         for name, value in data.items():
             if not isinstance(value, bool | int | float | str):
                 raise ConfigError(f"{_join(path, str(name))}: {shown(value)} is not a single value")
@@ -104,7 +110,11 @@ def build(annotation: Any, data: Any, path: str = "") -> Any:
 def to_dict(value: Any) -> Any:
     """Returns the plain data from which `build` makes the same value."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        plain = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        inline = _inline(type(value))
+        return plain if inline is None else {**plain.pop(inline), **plain}
+    if isinstance(value, dict):
+        return {name: to_dict(item) for name, item in value.items()}
     return [to_dict(item) for item in value] if isinstance(value, tuple) else value
 
 
@@ -129,7 +139,7 @@ def field_paths(annotation: Any, prefix: str = "") -> Iterator[str]:
             path = f"{prefix}{name}"
             if _variants(hint):
                 yield from field_paths(hint, f"{path}.")
-            elif path not in seen:
+            elif path not in seen and name != _inline(cls):  # whose names the settings choose
                 seen.add(path)
                 yield path
 
@@ -197,14 +207,41 @@ def _choose(variants: tuple[type, ...], data: Any, path: str) -> type:
     return by_tag[data[name]]
 
 
+def _inline(cls: type) -> str | None:
+    """Returns the name of the field whose entries stand among the others."""
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    return next((field.name for field in fields if field.metadata == INLINE), None)
+
+
+def _build_named(annotation: Any, data: Mapping, path: str) -> dict[str, Any]:
+    """Builds groups of settings by names of the user's choice."""
+    tags = [tag for cls in _variants(annotation) if (tag := _tag(cls)) is not None]
+    word = tags[0][0]
+    full = {name: _join(path, str(name)) for name in data}
+    known = [full[name] for name in data if isinstance(data[name], Mapping) and word in data[name]]
+    known += [_join(path, tag) for _, tag in tags]
+    for name, value in data.items():
+        hint = nearest(full[name], known)
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{full[name]}: {shown(value)} is not a group of settings{hint}")
+        if word not in value and hint and full[name] not in known:
+            raise ConfigError(f"{full[name]}: unknown{hint}")
+    return {str(name): build(annotation, value, full[name]) for name, value in data.items()}
+
+
 def _build_dataclass(cls: type, data: Mapping, path: str) -> Any:
     hints = _fields(cls)
+    inline = _inline(cls)
+    if inline is not None:
+        others = {name: data[name] for name in data if name in hints and name != inline}
+        named = {name: data[name] for name in data if name not in others}
+        data = {**others, inline: named}
     for name in data:
         if name not in hints:
             raise ConfigError(_unknown(cls, hints, str(name), path))
     values = {}
     for field in dataclasses.fields(cls):
-        full = _join(path, field.name)
+        full = path if field.name == inline else _join(path, field.name)
         if field.name in data and data[field.name] != "???":  # Hydra's mark of a missing value
             values[field.name] = build(hints[field.name], data[field.name], full)
         elif field.default is dataclasses.MISSING:

@@ -62,7 +62,7 @@ class WeightedSum:
             there, which is found before any is called.
         """
         self.check_columns(prompts)
-        return {term.name: term(prompts, completions) for term in self.members}
+        return {term.name: term.report(prompts, completions).rewards for term in self.members}
 
     def combine(self, terms: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns the sum of what `terms` returned, so that a run scores once and keeps both."""

@@ -63,7 +63,7 @@ class _Asked(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One score of completions; a `RewardFn` that runs behind `guard`, before its weight.
+    """A reward of one term: weight * function, which runs behind `guard`.
 
     Attributes:
       name: of the term, in tables, files and messages.
@@ -108,8 +108,8 @@ class Term:
     def __call__(
         self, prompts: Sequence[str | PromptRow], completions: Sequence[Sequence[str]]
     ) -> np.ndarray:
-        """Returns `[P, N]` float64, before the weight; NaN where a candidate has no score."""
-        return self.report(prompts, completions).rewards
+        """Returns `[P, N]` float64 weight * score; NaN where a candidate has no score."""
+        return self.weight * self.report(prompts, completions).rewards
 
     def report(
         self, prompts: Sequence[str | PromptRow], completions: Sequence[Sequence[str]]
@@ -125,8 +125,8 @@ class Term:
           ValueError: the function returned another shape or type than `[P, N]` numbers, or asks for
             a column that the prompts do not have.
         """
-        is_guarded = isinstance(self.function, GuardedReward)
-        guarded = self.function if is_guarded else guard(self.function)
+        function = self.function
+        guarded = function if isinstance(function, GuardedReward) else guard(function)
         return dataclasses.replace(guarded, name=f"reward term {self.name}").report(
             [_text(prompt) for prompt in prompts],
             completions,

@@ -188,3 +188,11 @@ def test_single_candidates_get_the_columns_of_their_own_prompt():
     rows = [PROMPTS[1], PROMPTS[0], PROMPTS[1]]
     scores = Term("exact", exact)(rows, [["6"], ["6"], ["4"]])
     np.testing.assert_array_equal(scores, [[1], [0], [0]])
+
+
+def test_a_term_is_a_reward_of_its_own_with_its_weight_and_a_sum_keeps_it_without():
+    np.testing.assert_array_equal(
+        Term("exact", exact, -2)(PROMPTS, COMPLETIONS), [[-2, 0, -2], [0, -2, -2]]
+    )
+    terms = weighted_sum({"exact": (exact, -2)}).terms(PROMPTS, COMPLETIONS)
+    np.testing.assert_array_equal(terms["exact"], [[1, 0, 1], [0, 1, 1]])

@@ -14,7 +14,6 @@ from .gaussian import (
     ProblemConfig,
 )
 from .judging import (
-    OwnTerm,
     RewardConfig,
 )
 from .language import (
@@ -71,7 +70,6 @@ __all__ = [
     "Matching",
     "MeshConfig",
     "NoTracker",
-    "OwnTerm",
     "PartConfig",
     "PolicyConfig",
     "ProblemConfig",

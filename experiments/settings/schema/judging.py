@@ -1,44 +1,52 @@
 """How candidates are scored."""
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True, kw_only=True)
-class OwnTerm:
-    """A term of the reward by a function of your own.
-
-    Attributes:
-      name: of the term, in tables and files; letters, digits and "_".
-      function: dotted path of a `RewardFn`: (prompts, completions) -> [P, N].
-      weight: of the term in the sum.
-    """
-
-    name: str
-    function: str
-    weight: float
+from .. import checks
+from ..rewards import TERM_NAME, RewardTerm
+from ..typed import INLINE
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """The reward, a weighted sum of terms in [-1, 1] or [0, 1], and the judge beside it.
+    """The reward, a weighted sum of named terms, and the judge beside it.
+
+    Terms stand by their names, and not in a list: `reward.length.min_words=30` sets one, in a sweep
+    too, and Hydra's grammar has no word for an item of a list.
 
     Attributes:
-      sentiment: weight of VADER's compound score, in [-1, 1]: the goal.
-      offensive: weight of the penalty for offensive language, a probability.
-      repetition: weight of the penalty for repeated word groups, a share of the text.
-      length: weight of the penalty for texts outside [min_words, max_words].
-      min_words: shortest length, in words, without penalty.
-      max_words: longest length, in words, without penalty.
-      judge: a second score that training never sees; "polarity" is TextBlob's.
-      functions: further terms, by functions of your own.
+      terms: by name, in tables and files; letters, digits and "_". In files and on the command
+        line they stand beside the judge: `reward.NAME`.
+      judge: a second score that training never sees; None for none.
     """
 
-    sentiment: float
-    offensive: float
-    repetition: float
-    length: float
-    min_words: int
-    max_words: int
-    judge: Literal["polarity"]
-    functions: tuple[OwnTerm, ...]
+    terms: dict[str, RewardTerm] = field(metadata=INLINE)
+    judge: RewardTerm | None
+
+    def check(self) -> None:
+        """Checks the ranges of all terms and of the judge.
+
+        Raises:
+          ConfigError: one line with the field, its value and the allowed range.
+        """
+        checks.check(len(self.terms) > 0, "reward", {}, "at least one term")
+        for name in self.terms:
+            is_name = TERM_NAME.fullmatch(name) is not None
+            checks.check(is_name, "reward", name, "a name of letters, digits and '_'")
+        for place, term in self._places():
+            checks.check(math.isfinite(term.weight), f"{place}.weight", term.weight, "finite")
+            term.check(place)
+
+    def functions(self) -> Iterator[tuple[str, str]]:
+        """Field and dotted path of the user's own functions that the settings name."""
+        for place, term in self._places():
+            yield from term.functions(place)
+
+    def _places(self) -> Iterator[tuple[str, RewardTerm]]:
+        """The place of every term in the settings, that of the judge last."""
+        for name, term in self.terms.items():
+            yield f"reward.{name}", term
+        if self.judge is not None:
+            yield "reward.judge", self.judge

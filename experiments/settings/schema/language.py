@@ -122,16 +122,13 @@ class LanguageConfig(RunConfig):
 
     def check(self) -> None:
         """Checks the ranges, and that the parts fit each other."""
-        # The ranges of a reward stand in a module that reads these settings.
-        from ..ranges import validate_reward
-
         super().check()
         self.policy.check()
         self.data.check()
         self.sampling.check()
         if self.sampling.early_stop:
             self._check_early_stop()
-        validate_reward(self.reward)
+        self.reward.check()
         self.selection.check(self.sampling.num_candidates)
         if self.sampling.early_stop:
             self.selection.check_early_stop()
@@ -174,8 +171,7 @@ class LanguageConfig(RunConfig):
         """Of the policy, the reward and the rule."""
         if self.policy.function is not None:
             yield "policy.function", self.policy.function
-        for number, term in enumerate(self.reward.functions):
-            yield f"reward.functions[{number}].function", term.function
+        yield from self.reward.functions()
         yield from self.selection.functions()
 
     def folders(self) -> Iterator[tuple[str, Path]]:

@@ -161,7 +161,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("defaults: [sentiment, _self_]\nlenght: 1\n", ["reward.lenght", "mean reward.length"]),
         ("defaults: [sentiment, _self_]\nlength: long\n", ["reward.length: 'long' is not a num"]),
         ("length: 1\nlength: 2\n", ["length", "duplicate"]),  # 63
-        ("length: 1\n", ["reward.sentiment: missing"]),  # 64
+        ("length: 1\n", ["reward.judge: missing"]),  # 64
         ("defaults: [sentiment, _self_]\nlength: -1\n", ["reward.length: -1.0; must be at least"]),
         ("defaults: [sentiment, _self_]\nlength: '1e-4'\n", ["reward.length: '1e-4' is not a num"]),
         ("length: !!python/object/apply:os.system [id]\n", ["YAML tag"]),  # 67
@@ -174,7 +174,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("", ["missing"]),  # 72
         (b"\x00\x01\x02\xff", ["mine.yaml"]),  # 72
         (b"\xff\xfe\x00", ["mine.yaml"]),
-        ("- 1\n- 2\n", ["mine|list|DictConfig|mapping"]),
+        ("- 1\n- 2\n", ["reward: \\[1, 2\\] is not a group of settings"]),
         ("x" * 1_100_000, ["larger than"]),
         ("defaults: [nowhere]\n", ["nowhere"]),
         ("defaults: [mine]\n", ["mine"]),

@@ -177,7 +177,7 @@ def test_flags_may_stand_anywhere(tmp_path, runner):
     (tmp_path / "reward" / "mine.yaml").write_text("defaults: [sentiment, _self_]\nlength: 0.25\n")
     arguments = ["run", "seed=1", "-cd", str(tmp_path), "reward=mine"]
     assert main([*arguments, f"output_dir={tmp_path / 'run'}"]) == 0
-    assert runner.calls[0][0].reward.length == 0.25
+    assert runner.calls[0][0].reward.terms["length"].weight == -0.25
 
 
 def test_print_config_shows_the_settings_and_runs_nothing(tmp_path, monkeypatch, capsys, runner):

@@ -61,7 +61,8 @@ def test_values_take_the_type_of_their_field():
     config = load_config(["training.learning_rate=1e-5", "data.path='a, b=c'", "reward.length=1"])
     assert config.training.learning_rate == 1e-5
     assert config.data.path == "a, b=c"
-    assert type(config.reward.length) is float
+    weight = config.reward.terms["length"].weight
+    assert (weight, type(weight)) == (-1.0, float)
     assert config.training.part.targets[0] == "query"  # a tuple, so the config stays frozen
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 1
@@ -151,7 +152,7 @@ def test_malformed_settings_are_refused_with_field_value_and_remedy(overrides, p
         ("selection.budget=9", "from 1 to sampling.num_candidates = 8"),
         ("selection.max_reward=nan", "finite"),
         ("reward.offensive=-1", "at least 0"),
-        ("reward.max_words=3", "at least reward.min_words = 20"),
+        ("reward.length.max_words=3", "at least reward.length.min_words = 20"),
         ("rounds.num_rounds=0", "at least 1"),
         ("rounds.prompts_per_round=0", "at least 1"),
         ("evaluation.num_prompts=0", "at least 1"),
@@ -235,7 +236,7 @@ def test_own_folder_adds_options_and_experiments(tmp_path):
         "name: mine\nselection: {k: 4}\n"
     )
     config = load_config(["experiment=mine", "seed=3"], tmp_path)
-    assert (config.name, config.seed, config.reward.sentiment) == ("mine", 3, 0.5)
+    assert (config.name, config.seed, config.reward.terms["sentiment"].weight) == ("mine", 3, 0.5)
     assert config.selection == TopK(rule="top_k", k=4)
     assert "reward: 'calm'" in refusal(["reward=calm"])  # not there without the folder
 

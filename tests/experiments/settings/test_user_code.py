@@ -74,7 +74,7 @@ def test_function_of_python_itself_is_refused_even_when_allowed(path):
 @pytest.mark.parametrize(
     ("overrides", "field"),
     [
-        ([TERM], "reward.functions[0].function: 'mylab.rewards.brevity'"),
+        ([TERM], "reward.brevity.function: 'mylab.rewards.brevity'"),
         (["policy=own", "policy.function=mylab.models.small"], "policy.function: 'mylab."),
         (["selection=own", "selection.function=mylab.rules.at_least"], "selection.function: 'my"),
     ],
@@ -91,9 +91,12 @@ def test_package_that_is_not_allowed_is_refused_with_the_way_to_allow_it(overrid
     [
         ("mylab.os.system", "module mylab.os cannot be imported"),
         ("mylab.rewards.os.system", "module mylab.rewards.os cannot be imported"),
-        ("mylab.rewards.system", "is no function of mylab.rewards; functions there: brevity"),
+        (
+            "mylab.rewards.system",
+            "is no function of mylab.rewards; functions there: as_long_as",
+        ),
         ("mylab.rewards.not_a_function", "is no function of mylab.rewards"),
-        ("mylab.rewards.brevit", "functions there: brevity"),
+        ("mylab.rewards.brevit", "functions there: as_long_as, brevity"),
         ("mylab.models.random_policy", "was not written in mylab but in rsft_jax"),
         ("mylab.none.f", "module mylab.none cannot be imported (ModuleNotFoundError"),
         ("mylab", "must be PACKAGE.MODULE.FUNCTION"),
@@ -106,9 +109,9 @@ def test_package_that_is_not_allowed_is_refused_with_the_way_to_allow_it(overrid
 )
 def test_path_that_leaves_the_package_or_names_no_function_is_refused(path, part):
     with pytest.raises(ConfigError) as caught:
-        load_function(path, ["mylab"], "reward.functions[0].function")
+        load_function(path, ["mylab"], "reward.brevity.function")
     assert part in str(caught.value)
-    assert str(caught.value).startswith("reward.functions[0].function: ")
+    assert str(caught.value).startswith("reward.brevity.function: ")
 
 
 @pytest.mark.parametrize(
