@@ -17,6 +17,8 @@ from ..terminal.parser import Parser
 from ._stored_candidates import composed, groups_of, run_of, split_allowed
 
 if TYPE_CHECKING:
+    from rsft_jax.rollouts import Record
+
     from ..language.reselect import Reselected
 
 _EPILOG = """\
@@ -40,18 +42,18 @@ def command(arguments: list[str]) -> ExitCode:
     settings = _settings(overrides, parsed.config_dir, run)
     if parsed.csv and not parsed.csv.absolute().parent.is_dir():
         raise ConfigError(f"--csv: {shown(str(parsed.csv))}; its folder is not there")
-    groups, problems = _read(parsed.folder, parsed.arm)
+    records, problems = _read(parsed.folder, parsed.arm)
     console = Console()
     for problem in problems:
         console.say(f"left out: {problem}")
     if run is not None and run.sampling.early_stop:
         console.say(ENDED_EARLY)
-    most = max(group.valid.shape[1] for group in groups)
+    most = max(record.valid.shape[1] for record in records)
     rows = []
     for selection, seed in settings:
         selection.check(most)
-        rows.append(reselect(groups, make_rule(selection, allowed), seed))
-    rounds = ", ".join(str(group.round) for group in groups)
+        rows.append(reselect(records, make_rule(selection, allowed), seed))
+    rounds = ", ".join(str(record.round) for record in records)
     console.table(f"{parsed.folder}: {parsed.arm}, round {rounds}", _COLUMNS, map(_row, rows))
     if parsed.csv:
         _write_csv(parsed.csv, rows)
@@ -92,11 +94,11 @@ def _read(folder: Path, arm: str) -> tuple[list["Record"], list[str]]:
     """The stored candidates of one arm, and what could not be read."""
     from ..language.candidates import read_candidates
 
-    groups, problems = read_candidates(folder, field="reselect")
-    arms = {group.arm for group in groups}
+    records, problems = read_candidates(folder, field="reselect")
+    arms = {record.arm for record in records}
     if arm not in arms:
         raise ConfigError(f"--arm: {shown(arm)} is not one of {', '.join(sorted(arms))}")
-    return [group for group in groups if group.arm == arm], list(problems)
+    return [record for record in records if record.arm == arm], list(problems)
 
 
 def _row(again: "Reselected") -> tuple[Any, ...]:

@@ -27,6 +27,7 @@ from rsft_jax.generation.types import (
     StopFn,
     as_prompts,
 )
+from rsft_jax.numerics.checks import check_between, check_integer
 from rsft_jax.numerics.round_keys import collect_keys
 from rsft_jax.selection import Candidates, Selection, SelectionRule, stage_names
 from rsft_jax.types import Array, LogitsFn, Params, PRNGKey, record
@@ -138,24 +139,7 @@ def generate_accepted(
     """
     prompts = as_prompts(prompts)
     check_request(prompts, max_candidates, sampling, slots, max_length, count="max_candidates")
-    if not 1 <= num_accepted <= max_candidates:
-        raise ValueError(
-            f"num_accepted must be in [1, max_candidates = {max_candidates}], got {num_accepted}"
-        )
-    if max_tokens is not None and max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1 or None, got {max_tokens}")
-    if reward_timeout is not None and not 0 < reward_timeout <= threading.TIMEOUT_MAX:
-        raise ValueError(
-            f"reward_timeout must be in (0, {threading.TIMEOUT_MAX:.0f}] seconds or None, got "
-            f"{reward_timeout}"
-        )
-    if not rule.separable:
-        raise ValueError(
-            "rule must judge each candidate by itself (separable), such as threshold, correct or "
-            f"statistical_rejection with max_reward; got {' then '.join(stage_names(rule))}"
-        )
-    if missing := rule.needs - {"log_proposal"}:
-        raise ValueError(f"rule needs {sorted(missing)}, which candidates being drawn do not have")
+    _check_stop_rule(rule, num_accepted, max_candidates, max_tokens, reward_timeout)
     count = prompts.tokens.shape[0]
     draw_key, select_key = collect_keys(key)
     keys = candidate_keys(draw_key, prompts, prompt_ids, max_candidates)
@@ -176,6 +160,30 @@ def generate_accepted(
         )
         queue.judge_all()
     return _result(table, judge, num_accepted, last.tokens)
+
+
+def _check_stop_rule(
+    rule: SelectionRule,
+    num_accepted: int,
+    max_candidates: int,
+    max_tokens: int | None,
+    reward_timeout: float | None,
+) -> None:
+    """Raises ValueError for budgets that cannot be, and for a rule that compares candidates."""
+    check_between("num_accepted", num_accepted, 1, max_candidates, note="(max_candidates)")
+    if max_tokens is not None:
+        check_integer("max_tokens", max_tokens, note="or None")
+    if reward_timeout is not None:
+        longest = threading.TIMEOUT_MAX
+        note = "seconds, or None"
+        check_between("reward_timeout", reward_timeout, 0, longest, bounds="(]", note=note)
+    if not rule.separable:
+        raise ValueError(
+            "rule must judge each candidate by itself (separable), such as threshold, correct or "
+            f"statistical_rejection with max_reward, got {' then '.join(stage_names(rule))}"
+        )
+    if missing := rule.needs - {"log_proposal"}:
+        raise ValueError(f"rule needs {sorted(missing)}, which candidates being drawn do not have")
 
 
 class _Judge:
@@ -306,9 +314,10 @@ def count_tried(
       `[P]` int, candidates up to the m-th accepted one, or all judged ones where there are fewer;
       `[P]` bool, whether there are m.
 
-    >>> accepted = np.array([[False, True, True], [True, False, False]])
-    >>> [values.tolist() for values in count_tried(accepted, np.ones((2, 3), bool), 1)]
-    [[2, 1], [True, True]]
+    Example:
+      >>> accepted = np.array([[False, True, True], [True, False, False]])
+      >>> [values.tolist() for values in count_tried(accepted, np.ones((2, 3), bool), 1)]
+      [[2, 1], [True, True]]
     """
     judged = np.cumprod(judged, axis=1).astype(bool)
     number = np.cumsum(accepted & judged, axis=1)
@@ -331,12 +340,13 @@ def stopped_rate(
       `[P]` (m - 1) / (tried - 1) where there were enough (for m = 1: whether the first one was
       accepted), accepted / tried elsewhere.
 
+    Example:
+      >>> stopped_rate(np.array([2, 1]), np.array([5, 8]), np.array([True, False]), 2).tolist()
+      [0.25, 0.125]
+
     References:
       Girshick, Mosteller and Savage, Unbiased estimates for certain binomial sampling problems
       (1946).
-
-    >>> stopped_rate(np.array([2, 1]), np.array([5, 8]), np.array([True, False]), 2).tolist()
-    [0.25, 0.125]
     """
     inverse = np.where(tried > 1, (wanted - 1) / np.maximum(tried - 1, 1), 1.0)
     return np.where(enough, inverse, accepted / np.maximum(tried, 1))

@@ -1,6 +1,5 @@
 """The slots' state on the device: what the host puts in, sees of it, and takes out."""
 
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -8,16 +7,14 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rsft_jax.generation.decode import (
-    DecodeState,
-    InitCacheFn,
-    Prefix,
-    decode,
-    gather,
-    init_state,
-    insert,
-    prefill,
-    release,
+from rsft_jax.generation.decode import DecodeState, InitCacheFn, Prefix, prefill
+from rsft_jax.generation.programs import (
+    compiled_decode,
+    compiled_gather,
+    compiled_init_state,
+    compiled_insert,
+    compiled_release,
+    replicated,
 )
 from rsft_jax.generation.types import Prompts, SamplingParams, StopFn
 from rsft_jax.types import Array, LogitsFn, Params, PRNGKey
@@ -109,7 +106,7 @@ class SlotsOnDevice:
             prefix = self._prefix(int(block))
             here = prompts // self._at_once == block
             count = int(here.sum())
-            self._state = _insert(
+            self._state = compiled_insert(
                 self.state,
                 prefix,
                 _padded(slots[here], self._slots),
@@ -140,7 +137,7 @@ class SlotsOnDevice:
             )
             self.programs.add(("prefill", rows.size))
         if self._state is None:
-            self._state = _init_state(
+            self._state = compiled_init_state(
                 self._prefixes[block],
                 impl=self._impl,
                 init_cache=self._policy.init_cache,
@@ -154,12 +151,12 @@ class SlotsOnDevice:
 
     def release(self, slots: np.ndarray) -> None:
         """Frees slots."""
-        self._state = _release(self.state, slots)
+        self._state = compiled_release(self.state, slots)
 
     def decode(self, wanted_free: int, max_steps: int) -> int:
         """Draws; returns the steps taken when the device has done them."""
         self.programs.add(("decode", self._slots))
-        self._state, steps = _decode(
+        self._state, steps = compiled_decode(
             self._policy.params,
             self.state,
             np.int32(wanted_free),
@@ -188,7 +185,7 @@ class SlotsOnDevice:
     def keep(self, occupant: np.ndarray, slots: int) -> np.ndarray:
         """Keeps so many slots, the busy ones among them; returns who is in them."""
         first_busy = np.argsort(occupant < 0, kind="stable")[:slots].astype(np.int32)
-        self._state, self._slots = _gather(self.state, first_busy), slots
+        self._state, self._slots = compiled_gather(self.state, first_busy), slots
         return occupant[first_busy]
 
     def look(self) -> dict[str, np.ndarray]:
@@ -217,100 +214,10 @@ class SlotsOnDevice:
         values = {name: getattr(self.state, name) for name in names}
         if self._sharding is None:
             return values
-        return _replicated(values, sharding=NamedSharding(self._sharding.mesh, PartitionSpec()))
+        return replicated(values, sharding=NamedSharding(self._sharding.mesh, PartitionSpec()))
 
 
 def _padded(values: np.ndarray, size: int) -> np.ndarray:
     kind = np.int32 if values.dtype.kind == "i" else values.dtype
     padding = [(0, size - len(values))] + [(0, 0)] * (values.ndim - 1)
     return np.pad(values.astype(kind), padding)
-
-
-# The compiled functions. The state is donated, so that its cache stays in place.
-
-
-def _rows_over(sharding: NamedSharding | None, state: DecodeState) -> DecodeState:
-    if sharding is None:
-        return state
-    # Only the leading axis is said; the rest of a cache goes as its model divides it.
-    open_ = PartitionSpec.UNCONSTRAINED
-
-    def constrain(leaf: Array) -> Array:
-        spec = PartitionSpec(*sharding.spec[:1], *[open_] * (leaf.ndim - 1))
-        return jax.lax.with_sharding_constraint(leaf, NamedSharding(sharding.mesh, spec))
-
-    return jax.tree.map(constrain, state)
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "impl", "init_cache", "slots", "prompt_length", "max_new_tokens", "policy_log_probs",
-        "sharding",
-    ),
-)  # fmt: skip
-def _init_state(
-    prefix: Prefix,
-    *,
-    impl: str,
-    init_cache: InitCacheFn,
-    slots: int,
-    prompt_length: int,
-    max_new_tokens: int,
-    policy_log_probs: bool,
-    sharding: NamedSharding | None,
-) -> DecodeState:
-    state = init_state(
-        jax.random.key(0, impl=impl),
-        init_cache,
-        slots,
-        prompt_length,
-        max_new_tokens,
-        like=prefix,
-        policy_log_probs=policy_log_probs,
-    )
-    return _rows_over(sharding, state)
-
-
-@functools.partial(jax.jit, static_argnames=("impl", "sharding"), donate_argnames="state")
-def _insert(
-    state: DecodeState,
-    prefix: Prefix,
-    slots: Array,
-    sources: Array,
-    count: Array,
-    words: Array,
-    *,
-    impl: str,
-    sharding: NamedSharding | None,
-) -> DecodeState:
-    keys = jax.random.wrap_key_data(words, impl=impl)
-    return _rows_over(sharding, insert(state, prefix, slots, sources, count, keys))
-
-
-@functools.partial(
-    jax.jit, static_argnames=("logits_fn", "sampling", "sharding"), donate_argnames="state"
-)
-def _decode(
-    params: Params,
-    state: DecodeState,
-    wanted_free: Array,
-    max_steps: Array,
-    *,
-    logits_fn: LogitsFn,
-    sampling: SamplingParams,
-    sharding: NamedSharding | None,
-) -> tuple[DecodeState, Array]:
-    state, steps = decode(
-        params, state, wanted_free, max_steps, logits_fn=logits_fn, sampling=sampling
-    )
-    return _rows_over(sharding, state), steps
-
-
-_release = jax.jit(release, donate_argnames="state")
-_gather = jax.jit(gather)
-
-
-@functools.partial(jax.jit, static_argnames="sharding")
-def _replicated(values: dict[str, Array], *, sharding: NamedSharding) -> dict[str, Array]:
-    return jax.lax.with_sharding_constraint(values, sharding)

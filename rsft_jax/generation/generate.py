@@ -100,8 +100,9 @@ def generate(
     allowed = None if allowed_tokens is None else masks_of_prompts(allowed_tokens, count)
     if slots is None:
         return _all_at_once(
-            policy.logits_fn, params, prompts, keys, allowed, sampling, policy.init_cache,
-            policy_log_probs,
+            params, prompts, keys, allowed,
+            logits_fn=policy.logits_fn, init_cache=policy.init_cache, sampling=sampling,
+            policy_log_probs=policy_log_probs,
         )  # fmt: skip
     total = count * num_candidates
     table = Table(total, sampling.max_new_tokens, policy_log_probs=policy_log_probs)
@@ -148,13 +149,14 @@ class _InOrder:
     jax.jit, static_argnames=("logits_fn", "sampling", "init_cache", "policy_log_probs")
 )
 def _all_at_once(
-    logits_fn: LogitsFn,
     params: Params,
     prompts: Prompts,
     keys: PRNGKey,
     allowed: Array | None,
-    sampling: SamplingParams,
+    *,
+    logits_fn: LogitsFn,
     init_cache: InitCacheFn,
+    sampling: SamplingParams,
     policy_log_probs: bool,
 ) -> Completions:
     count, candidates = keys.shape

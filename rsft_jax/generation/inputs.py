@@ -12,6 +12,7 @@ from rsft_jax.generation.decode import InitCacheFn
 from rsft_jax.generation.device import Policy
 from rsft_jax.generation.types import Prompts, SamplingParams
 from rsft_jax.generation.uncached import HistoryLogits, init_history
+from rsft_jax.numerics.checks import check_integer
 from rsft_jax.types import Array, LogitsFn, Params, PRNGKey
 
 
@@ -39,10 +40,9 @@ def check_request(
     count: str = "num_candidates",
 ) -> None:
     """Raises ValueError for counts, prompts and lengths that cannot be; `count` names N."""
-    if num_candidates < 1:
-        raise ValueError(f"{count} must be at least 1, got {num_candidates}")
-    if slots is not None and slots < 1:
-        raise ValueError(f"slots must be at least 1 or None, got {slots}")
+    check_integer(count, num_candidates)
+    if slots is not None:
+        check_integer("slots", slots, note="or None")
     try:
         lengths = np.asarray(prompts.lengths)
     except jax.errors.TracerArrayConversionError:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rsft_jax.generation.decode import InitCacheFn
 from rsft_jax.generation.inputs import make_policy
+from rsft_jax.numerics.checks import check_integer
 from rsft_jax.types import LogitsFn, Params
 
 
@@ -77,8 +78,7 @@ def generation_memory(
         "prompts_at_once": prompts_at_once,
     }  # fmt: skip
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        check_integer(name, value)
     policy = make_policy(logits_fn, params, init_cache)
     made, prepared = _made(getattr(logits_fn, "prepare", lambda given: given), params)
     cache = jax.eval_shape(lambda: policy.init_cache(slots, prompt_length + max_new_tokens))

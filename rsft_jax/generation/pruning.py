@@ -11,6 +11,7 @@ from rsft_jax.generation.decode import InitCacheFn
 from rsft_jax.generation.device import Request, SlotsOnDevice
 from rsft_jax.generation.inputs import candidate_keys, check_request, make_policy
 from rsft_jax.generation.types import Completions, Prompts, SamplingParams, as_prompts
+from rsft_jax.numerics.checks import check_between
 from rsft_jax.selection import Law
 from rsft_jax.types import Array, LogitsFn, Params, PRNGKey, record
 
@@ -34,9 +35,8 @@ class Pruning:
     def __post_init__(self) -> None:
         object.__setattr__(self, "at", tuple(int(i) for i in self.at))
         if not self.at or min(self.at) < 1 or list(self.at) != sorted(set(self.at)):
-            raise ValueError(f"at must be rising numbers of tokens, each >= 1; got {self.at}")
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must be in (0, 1), got {self.fraction}")
+            raise ValueError(f"at must be rising numbers of tokens, each >= 1, got {self.at}")
+        check_between("fraction", self.fraction, 0, 1, bounds="()")
 
     @property
     def law(self) -> Law:
@@ -78,7 +78,7 @@ def generate_pruned(
     unfinished ones is dropped and the batch becomes smaller. What ended before is kept.
 
     Law: HEURISTIC. Candidate j is a fair draw, the same as `generate` makes of it, but which ones
-    live hangs on a score of their beginnings: what is selected among them follows the rule's law
+    live depends on a score of their beginnings: what is selected among them follows the rule's law
     only if no dropped candidate would have been selected.
 
     Args:

@@ -20,6 +20,7 @@ from rsft_jax.generation.law import (
 )
 from rsft_jax.generation.types import SamplingParams
 from rsft_jax.generation.uncached import init_history
+from rsft_jax.numerics.checks import check_choice, check_integer
 from rsft_jax.sampling.speculative import speculative_sample
 from rsft_jax.types import Array, Cache, LogitsFn, Params, PRNGKey
 
@@ -73,14 +74,14 @@ class ModelDraft:
         """Draws from the model under the same transforms as the policy."""
         token, context, tokens, logits = at.token, at.context, [], []
         for step in range(num):
-            raw, cache = self.logits_fn(params, token[:, None], _places(at, step), cache)
+            raw, cache = self.logits_fn(params, token[:, None], _positions(at, step), cache)
             logits.append(sampling_logits(raw[:, 0], sampling, context))
             token, _ = draw(_folded(at.keys, step), raw[:, 0], sampling, context)
             tokens.append(token)
             context = _after(context, token)
             token = jnp.maximum(token, 0)
         # The last proposal goes in too: if all are kept, the next round begins behind it.
-        cache = self.write(params, token[:, None], _places(at, num), cache)
+        cache = self.write(params, token[:, None], _positions(at, num), cache)
         return jnp.stack(tokens, axis=1), jnp.stack(logits, axis=1), cache
 
 
@@ -100,8 +101,7 @@ class NgramDraft:
     vocab_size: int
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}")
+        check_integer("size", self.size)
 
     def init_cache(self, rows: int, length: int) -> Cache:
         """The tokens so far."""
@@ -131,7 +131,7 @@ class NgramDraft:
         tokens = jnp.take_along_axis(cache, jnp.minimum(places, cache.shape[1] - 1), axis=1)
         tokens = jnp.where(known, tokens, -1)
         logits = jnp.log(jax.nn.one_hot(tokens, self.vocab_size))
-        cache = self.write(params, jnp.maximum(tokens, 0), _places(at, 1, num), cache)
+        cache = self.write(params, jnp.maximum(tokens, 0), _positions(at, 1, num), cache)
         return tokens, logits, cache
 
 
@@ -173,10 +173,8 @@ class Speculative:
     verification: str = "block"
 
     def __post_init__(self) -> None:
-        if self.num_drafts < 1:
-            raise ValueError(f"num_drafts must be at least 1, got {self.num_drafts}")
-        if self.verification not in ("token", "block"):
-            raise ValueError(f'verification must be "token" or "block", got {self.verification!r}')
+        check_integer("num_drafts", self.num_drafts)
+        check_choice("verification", self.verification, ("token", "block"))
 
     def init_cache(self, rows: int, length: int) -> Cache:
         """Both caches, with room for drafts beyond the last token."""
@@ -216,7 +214,7 @@ class Speculative:
             params[1], of_draft, drafts, self.num_drafts, sampling
         )
         fed = jnp.concatenate([at.token[:, None], jnp.maximum(proposed, 0)], axis=1)
-        raw, own = self.logits_fn(params[0], fed, _places(at, 0, fed.shape[1]), own)
+        raw, own = self.logits_fn(params[0], fed, _positions(at, 0, fed.shape[1]), own)
         contexts = [at.context]
         for step in range(self.num_drafts):
             contexts.append(_after(contexts[-1], proposed[:, step]))
@@ -235,10 +233,10 @@ def _folded(keys: PRNGKey, number: int) -> PRNGKey:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
-def _places(at: Frontier, first: int, num: int = 1) -> Array:
-    """`[B, num]` places from `first` behind each row's last token on; -1 where there is no row."""
-    places = at.position[:, None] + first + jnp.arange(num, dtype=jnp.int32)[None, :]
-    return jnp.where(at.position[:, None] >= 0, places, -1)
+def _positions(at: Frontier, first: int, num: int = 1) -> Array:
+    """`[B, num]` positions from `first` behind each row's last token on; -1 for no row."""
+    positions = at.position[:, None] + first + jnp.arange(num, dtype=jnp.int32)[None, :]
+    return jnp.where(at.position[:, None] >= 0, positions, -1)
 
 
 def _after(context: Context, token: Array) -> Context:

@@ -11,7 +11,7 @@ def stop_strings(decode: Callable[[Sequence[int]], str], strings: Sequence[str])
     """Ends a completion with the token that completes one of some strings.
 
     The text then holds the string, and possibly what else its last token holds. As the tokens of a
-    candidate hang on its key alone, ending it when the host looks and cutting what was drawn
+    candidate depend on its key alone, ending it when the host looks and cutting what was drawn
     beyond gives the same completion as a check after every token.
 
     Args:
@@ -31,7 +31,7 @@ def stop_strings(decode: Callable[[Sequence[int]], str], strings: Sequence[str])
     """
     strings = (strings,) if isinstance(strings, str) else tuple(strings)
     if not strings or not all(strings):
-        raise ValueError(f"stop strings must be one or more, none empty; got {list(strings)!r}")
+        raise ValueError(f"stop strings must be one or more, none empty, got {list(strings)!r}")
 
     def stop(tokens: np.ndarray) -> int | None:
         ids = [int(i) for i in tokens]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rsft_jax.numerics.checks import check_between, check_integer
 from rsft_jax.types import Array, record
 
 
@@ -46,28 +47,26 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_token_ids", tuple(int(i) for i in self.stop_token_ids))
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature must be finite and >= 0, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be >= 0 (0 is off), got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p must be in [0, 1], got {self.min_p}")
-        if any(i < 0 for i in self.stop_token_ids):
-            raise ValueError(f"stop_token_ids must be >= 0, got {self.stop_token_ids}")
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
-            raise ValueError(
-                f"min_new_tokens must be in [0, max_new_tokens = {self.max_new_tokens}], "
-                f"got {self.min_new_tokens}"
-            )
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise ValueError(
-                f"repetition_penalty must be finite and > 0 (1 is off), "
-                f"got {self.repetition_penalty}"
-            )
+        check_integer("max_new_tokens", self.max_new_tokens)
+        check_between(
+            "temperature", self.temperature, 0, math.inf, bounds="[)", note="(0 is greedy)"
+        )
+        check_integer("top_k", self.top_k, 0, note="(0 is off)")
+        check_between("top_p", self.top_p, 0, 1, bounds="(]", note="(1 is off)")
+        check_between("min_p", self.min_p, 0, 1, note="(0 is off)")
+        for i in self.stop_token_ids:
+            check_integer("stop_token_ids", i, 0, note="each")
+        check_between(
+            "min_new_tokens", self.min_new_tokens, 0, self.max_new_tokens, note="(max_new_tokens)"
+        )
+        check_between(
+            "repetition_penalty",
+            self.repetition_penalty,
+            0,
+            math.inf,
+            bounds="()",
+            note="(1 is off)",
+        )
 
 
 StopFn = Callable[[np.ndarray], int | None]

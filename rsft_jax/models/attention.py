@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rsft_jax.models.products import dot, wide_dtype
-from rsft_jax.models.remat import name_kept
+from rsft_jax.models.products import dot
+from rsft_jax.models.remat import save_as_in_rule
+from rsft_jax.numerics.dtypes import wide_dtype
 from rsft_jax.types import Array
 
 ATTENDED = "attended"
@@ -42,8 +43,9 @@ def block_size(tokens: int) -> int:
     Fewer and larger blocks compute more above the diagonal; on XLA:CPU more and smaller ones gain
     nothing.
 
-    >>> [block_size(tokens) for tokens in (20, 256, 1024, 9000)]
-    [64, 64, 256, 512]
+    Example:
+      >>> [block_size(tokens) for tokens in (20, 256, 1024, 9000)]
+      [64, 64, 256, 512]
     """
     return min(max(-(-tokens // _BLOCKS), _SMALLEST), _LARGEST)
 
@@ -121,9 +123,10 @@ def causal_attention(
     Returns:
       `[B, T, H, C]` in the dtype of the query; differentiable once, in reverse mode.
 
-    >>> ones = jnp.ones((1, 2, 1, 2))
-    >>> causal_attention(ones, ones, jnp.array([[[[1.0, 0]], [[0, 1.0]]]]))[0, :, 0].tolist()
-    [[1.0, 0.0], [0.5, 0.5]]
+    Example:
+      >>> ones = jnp.ones((1, 2, 1, 2))
+      >>> causal_attention(ones, ones, jnp.array([[[[1.0, 0]], [[0, 1.0]]]]))[0, :, 0].tolist()
+      [[1.0, 0.0], [0.5, 0.5]]
     """
     return _attend_forward(query, key, value, segments)[0]
 
@@ -161,8 +164,8 @@ def _attend_forward(
         mixed.append(dot(exps, values[:, :, :stop], _dimensions(3, 2)) / total)
         log_sums.append((highest + jnp.log(total))[..., 0])
     out = _ungrouped(jnp.concatenate(mixed, axis=2), query.shape).astype(query.dtype)
-    out = name_kept(out, ATTENDED)
-    log_sums = name_kept(jnp.concatenate(log_sums, axis=2), ATTENDED)
+    out = save_as_in_rule(out, ATTENDED)
+    log_sums = save_as_in_rule(jnp.concatenate(log_sums, axis=2), ATTENDED)
     return out, _Saved(query, key, value, segments, out, log_sums)
 
 

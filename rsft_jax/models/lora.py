@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rsft_jax.numerics.checks import check_integer
 from rsft_jax.types import Array, Numeric, Params, PRNGKey
 
 ALL_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
@@ -46,13 +47,13 @@ def init_lora(
     Raises:
       ValueError: if `rank` is below 1, or a target names no module that has a kernel.
 
-    >>> params = {"layers_0": {"mlp": {"up": {"kernel": jnp.ones((4, 8))}}}}
-    >>> lora = init_lora(jax.random.key(0), params, rank=2, targets=["up"])
-    >>> jax.tree.map(jnp.shape, lora)
-    {'layers_0': {'mlp': {'up': {'a': (4, 2), 'b': (2, 8)}}}}
+    Example:
+      >>> params = {"layers_0": {"mlp": {"up": {"kernel": jnp.ones((4, 8))}}}}
+      >>> lora = init_lora(jax.random.key(0), params, rank=2, targets=["up"])
+      >>> jax.tree.map(jnp.shape, lora)
+      {'layers_0': {'mlp': {'up': {'a': (4, 2), 'b': (2, 8)}}}}
     """
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
+    check_integer("rank", rank)
     kernels = dict(_kernels(params))
     names = sorted({path[-1] for path in kernels})
     for target in targets:

@@ -4,18 +4,12 @@ Every product adds up in float32 or wider. The gradients are rules of our own, w
 forward-mode differentiation: a rule for the cotangent alone does not have it.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rsft_jax.numerics.dtypes import wide_dtype
 from rsft_jax.types import Array
-
-
-def wide_dtype(dtype: Any) -> Any:
-    """Where half precision would not do: float64 stays, everything else is float32."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
 def dot(left: Array, right: Array, dimensions: lax.DotDimensionNumbers) -> Array:

@@ -34,8 +34,10 @@ from flax.core import unfreeze
 from jax import lax
 
 from rsft_jax.models.attention import ATTENDED, cached_attention, causal_attention, rotate
-from rsft_jax.models.products import head_product, product, wide_dtype
-from rsft_jax.models.remat import kept
+from rsft_jax.models.products import head_product, product
+from rsft_jax.models.remat import save_as
+from rsft_jax.numerics.checks import check_between, check_choice, check_integer
+from rsft_jax.numerics.dtypes import wide_dtype
 from rsft_jax.types import Array, Cache, LogitsFn, Params
 
 _PRODUCT = "product"  # names the output of a product with weights, for `remat`
@@ -103,22 +105,16 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "num_layers", "num_heads", "head_dim", "d_ff"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_integer(name, getattr(self, name))
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_kv_heads must divide num_heads = {self.num_heads}, got {self.num_kv_heads}"
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even for rotary positions, got {self.head_dim}")
-        if not 0 <= self.frozen_layers <= self.num_layers:
-            raise ValueError(
-                f"frozen_layers must be in [0, {self.num_layers}], got {self.frozen_layers}"
-            )
-        if self.remat not in REMAT:
-            raise ValueError(f"remat must be one of {REMAT}, got {self.remat!r}")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
+        check_between("frozen_layers", self.frozen_layers, 0, self.num_layers)
+        check_choice("remat", self.remat, REMAT)
+        check_between("lora_dropout", self.lora_dropout, 0, 1, bounds="[)")
         if self.frozen_layers and not self.scan_layers:
             raise ValueError("frozen_layers needs scan_layers=True")
 
@@ -153,7 +149,7 @@ class Dense(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = _param(self, "kernel", nn.initializers.lecun_normal(), self.axes, shape)
         x = x.astype(self.dtype)
-        y = kept(product(x, kernel.astype(self.dtype)), _PRODUCT)
+        y = save_as(product(x, kernel.astype(self.dtype)), _PRODUCT)
         if self.has_variable("lora", "a"):
             a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
             if self.lora_dropout and self.has_rng("dropout"):
@@ -236,7 +232,7 @@ class Attention(nn.Module):
         value = _dense(c, c.num_kv_heads * c.head_dim, ("embed", "kv_heads"), "value")(x)
         query = rotate(query.reshape(rows, tokens, -1, c.head_dim), positions, c.rope_base)
         key = rotate(key.reshape(rows, tokens, -1, c.head_dim), positions, c.rope_base)
-        query, key = kept(query, _PRODUCT), kept(key, _PRODUCT)  # as attention reads them
+        query, key = save_as(query, _PRODUCT), save_as(key, _PRODUCT)  # as attention reads them
         value = value.reshape(rows, tokens, -1, c.head_dim)
         if cache is None:
             mixed = causal_attention(query, key, value, segments)

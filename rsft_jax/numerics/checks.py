@@ -1,9 +1,16 @@
-"""Checks of arguments that are numbers on the host."""
+"""Checks of arguments, in one dialect: `NAME must be ..., got VALUE`.
+
+What is wrong with a number on the host is a ValueError before anything is computed. What is wrong
+with a traced value, or one on a device, shows in the result as data instead.
+"""
 
 import math
 import numbers
+from collections.abc import Collection
 from typing import Literal
 
+import chex
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -21,11 +28,12 @@ def check_integer(name: str, value: int, minimum: int = 1, *, note: str = "") ->
       minimum: the least allowed.
       note: words behind the range in the message, such as "(0 is off)".
 
-    >>> check_integer("num", 3)
-    3
+    Example:
+      >>> check_integer("num", 3)
+      3
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
-        raise ValueError(f"{name} must be an integer >= {minimum}{_spaced(note)}; got {value!r}")
+        raise ValueError(f"{name} must be an integer >= {minimum}{_spaced(note)}, got {value!r}")
     return int(value)
 
 
@@ -44,7 +52,7 @@ def check_number(
     if np.any(out_of_range | (finite & np.isinf(number))):
         kind = "a finite number" if finite else "a number, not NaN"
         bound = f" > {above:g}" if above > -math.inf else ""
-        raise ValueError(f"{name} must be {kind}{bound}; got {value!r}")
+        raise ValueError(f"{name} must be {kind}{bound}, got {value!r}")
 
 
 def check_between(
@@ -69,13 +77,58 @@ def check_between(
     below = number <= high if bounds[1] == "]" else number < high
     if not np.all(above & below):
         interval = f"{bounds[0]}{low:g}, {high:g}{bounds[1]}"
-        raise ValueError(f"{name} must be in {interval}{_spaced(note)}; got {value!r}")
+        raise ValueError(f"{name} must be in {interval}{_spaced(note)}, got {value!r}")
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raises ValueError unless the value is one of some words.
+
+    Example:
+      >>> check_choice("method", "lanes", ("blocks", "lanes"))
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {tuple(choices)}, got {value!r}")
 
 
 def check_vocabulary(name: str, logits: Array) -> None:
     """Raises ValueError unless the last axis of the logits is a vocabulary of one token or more."""
     if not logits.shape or not logits.shape[-1]:
-        raise ValueError(f"{name} must be [..., V] with V >= 1; got shape {logits.shape}")
+        raise ValueError(f"{name} must be [..., V] with V >= 1, got shape {logits.shape}")
+
+
+def check_same_vocabulary(name: str, logits: Array, other_name: str, other: Array) -> None:
+    """Raises ValueError unless two arrays of logits have one vocabulary of one token or more."""
+    if logits.shape[-1:] != other.shape[-1:]:
+        raise ValueError(
+            f"{name} and {other_name} must have one vocabulary, got shapes {logits.shape} and "
+            f"{other.shape}"
+        )
+    check_vocabulary(name, logits)
+
+
+def per_prompt(name: str, value: Numeric, like: Array) -> Array:
+    """Brings a number, or one number a prompt `[P]`, into a form that broadcasts over `[P, N]`.
+
+    Args:
+      name: of the argument.
+      value: a number, `[]` or `[P]`.
+      like: the `[P, N]` array that gives P and the dtype.
+
+    Returns:
+      `[P, 1]`.
+
+    Raises:
+      AssertionError: if the value has another shape; it names the argument.
+
+    Example:
+      >>> per_prompt("beta", 0.5, jnp.zeros((2, 3))).tolist()
+      [[0.5], [0.5]]
+    """
+    array = jnp.asarray(value, like.dtype)
+    if array.ndim:
+        chex.assert_shape(array, like.shape[:1], custom_message=name)
+        return array[:, None]
+    return jnp.broadcast_to(array, (like.shape[0], 1))
 
 
 def _as_number(value: Numeric) -> np.ndarray:

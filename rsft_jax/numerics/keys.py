@@ -19,7 +19,7 @@ def check_key(key: PRNGKey) -> None:
     """Raises ValueError unless `key` is one typed key, as made by `jax.random.key`."""
     if not is_typed(key) or key.shape != ():
         raise ValueError(
-            "key must be a single typed key, as made by jax.random.key(seed); "
+            "key must be a single typed key, as made by jax.random.key(seed), "
             f"got {getattr(key, 'dtype', type(key).__name__)} of shape {getattr(key, 'shape', ())}"
         )
 
@@ -36,8 +36,9 @@ def row_keys(key: PRNGKey, rows: int) -> PRNGKey:
 def unit_uniform(bits: Array) -> Array:
     """Maps `[...]` uint32 bits to float32 uniforms in [0, 1), multiples of 2^-24.
 
-    >>> unit_uniform(jnp.array([0, 2**32 - 1], jnp.uint32)).tolist()
-    [0.0, 0.9999999403953552]
+    Example:
+      >>> unit_uniform(jnp.array([0, 2**32 - 1], jnp.uint32)).tolist()
+      [0.0, 0.9999999403953552]
     """
     return (bits >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
 
@@ -51,8 +52,9 @@ def log_uniform(bits: Array) -> Array:
     `log u < 0` always; u = 0 gives -inf, which is not below log A = -inf: what has probability 0
     is never accepted.
 
-    >>> log_uniform(jnp.zeros(2, jnp.uint32)).tolist()
-    -inf
+    Example:
+      >>> log_uniform(jnp.zeros(2, jnp.uint32)).tolist()
+      -inf
     """
     high = bits[..., 0].astype(jnp.float32) * jnp.float32(2.0**-32)
     low = bits[..., 1].astype(jnp.float32) * jnp.float32(2.0**-64)
@@ -124,16 +126,17 @@ def threefry_2x32(key: tuple[Array, Array], counter: tuple[Array, Array]) -> tup
 
 
 def counter_bits(key: PRNGKey, counter: Array) -> Array:
-    """Returns `[..., 2]` uint32 bits of a threefry key at `[...]` uint32 counters."""
-    data = jax.random.key_data(key)
-    return jnp.stack(threefry_2x32((data[0], data[1]), (jnp.zeros_like(counter), counter)), axis=-1)
+    """Returns `[..., 2]` uint32 bits of threefry keys, one or `[...]`, at `[...]` counters."""
+    words = jax.random.key_data(key)
+    pair = threefry_2x32((words[..., 0], words[..., 1]), (jnp.zeros_like(counter), counter))
+    return jnp.stack(pair, axis=-1)
 
 
 def _counters(shape: tuple[int, ...]) -> tuple[Array, Array]:
     """The high and low words of 0, 1, 2, ... in an array of this shape."""
     size = math.prod(shape)
     if size >= 2**32:
-        raise ValueError(f"at most 2^32 - 1 random words per key; got shape {shape}")
+        raise ValueError(f"at most 2^32 - 1 random words per key, got shape {shape}")
     low = jax.lax.iota(jnp.uint32, size).reshape(shape)
     return jnp.zeros_like(low), low
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from rsft_jax.numerics.checks import check_vocabulary
 from rsft_jax.numerics.counting import first_true, last_true
+from rsft_jax.numerics.dtypes import widened
 from rsft_jax.types import Array
 
 _MAX_BLOCK = 256
@@ -23,8 +24,9 @@ _MAX_BLOCK = 256
 def block_size(vocab_size: int) -> int:
     """Returns the block length used to cut a vocabulary: near 256, a divisor of it if there is one.
 
-    >>> block_size(49152), block_size(32000), block_size(50257), block_size(5)
-    (256, 256, 256, 5)
+    Example:
+      >>> block_size(49152), block_size(32000), block_size(50257), block_size(5)
+      (256, 256, 256, 5)
     """
     if vocab_size <= _MAX_BLOCK:
         return vocab_size
@@ -171,7 +173,7 @@ def categorical_cdf(logits: Array) -> CategoricalCdf:
       A `CategoricalCdf`, in float32 (or float64 for float64 logits).
     """
     chex.assert_rank(logits, 2)
-    logits = _as_computed(logits)
+    logits = widened(logits)
     # A NaN may be lost in this maximum (XLA on the CPU), but not in the sums below.
     maximum = block_reduce(lambda x: x.max(axis=-1), logits).max(axis=-1)
     # Without this a row that is masked throughout would read -inf - -inf.
@@ -194,7 +196,7 @@ def draw_from_cdf(
     Returns:
       `[C]` int32 tokens, -1 where `cdf.valid` is False.
     """
-    logits = _as_computed(logits)
+    logits = widened(logits)
     uniform = uniform.astype(logits.dtype)
     if rows is not None:
         cdf = CategoricalCdf(*(field[rows] for field in cdf))
@@ -244,7 +246,7 @@ def sample_categorical_with_log_prob(uniform: Array, logits: Array) -> tuple[Arr
         chex.assert_shape(uniform, (*lead, 2))
     else:
         chex.assert_shape(uniform, lead)
-    flat = _as_computed(logits).reshape(-1, vocab_size)
+    flat = widened(logits).reshape(-1, vocab_size)
     cdf = categorical_cdf(flat)
     if uniform.ndim == logits.ndim:
         token = draw_from_cdf(cdf, flat, uniform.reshape(-1, 2))
@@ -314,8 +316,3 @@ def _draw_with_remainder(cdf: CategoricalCdf, logits: Array, uniform: Array) -> 
     )
     within = pick_by_mass(mass, threshold - before)
     return jnp.where(cdf.valid, _take(place, within), -1)
-
-
-def _as_computed(logits: Array) -> Array:
-    """Half precision is widened; float32 and float64 stay."""
-    return logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)

@@ -6,6 +6,7 @@ the vocabulary. `squeeze` decides most draws by cheap bounds and calls a dear sc
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from rsft_jax.numerics.checks import check_integer, check_vocabulary
 from rsft_jax.numerics.keys import check_key, log_uniform, row_keys, unit_uniform
 from rsft_jax.numerics.loops import vary_like
 from rsft_jax.sampling.categorical import (
+    CategoricalCdf,
     categorical_cdf,
     pick_by_mass,
     pick_within,
@@ -95,82 +97,133 @@ def constrained_sample(
     )
 
 
+class _Checks(NamedTuple):
+    """The loop's carry, for each of B rows.
+
+    Attributes:
+      block_mass: `[B, n]` mass of each block without what was refused.
+      refused: `[B, V]` bool tokens that do not satisfy the constraint.
+      checks: `[B]` int32 calls of the predicate.
+      accepts: `[B]` int32 tokens that satisfied it, one drawn twice counted twice.
+      draws: `[B]` float32 draws from the whole law that these checks stand for.
+      value: `[B]` int32 the first accepted token; -1 before there is one.
+    """
+
+    block_mass: Array
+    refused: Array
+    checks: Array
+    accepts: Array
+    draws: Array
+    value: Array
+
+
 @functools.partial(jax.jit, static_argnames=("allows", "max_checks", "num_accepts"))
 def _constrained_sample(key, logits, *, allows, max_checks, num_accepts):
     lead, vocab_size = logits.shape[:-1], logits.shape[-1]
     flat = logits.astype(jnp.float32).reshape(-1, vocab_size)
-    rows = flat.shape[0]
     cdf = categorical_cdf(flat)
-    keys = row_keys(key, rows)
+    keys = row_keys(key, flat.shape[0])
 
-    def masses_of(block, refused):
-        """The block's masses without what was refused, its logits and places."""
-        inside, place = take_block(flat, block, -jnp.inf)
-        out, _ = take_block(refused, block, True)
-        inside = jnp.where(out, -jnp.inf, inside)
-        return jnp.exp(inside - cdf.maximum[:, None]), inside, place
+    def active(state: _Checks) -> Array:
+        more = (state.accepts < num_accepts) & (state.checks < max_checks)
+        return cdf.valid & more & (state.block_mass.sum(axis=-1) > 0)
 
-    def left(state):
-        return state["block_mass"].sum(axis=-1)
-
-    def active(state):
-        more = (state["accepts"] < num_accepts) & (state["checks"] < max_checks)
-        return cdf.valid & more & (left(state) > 0)
-
-    def check(state):
-        now = active(state)
+    def check(state: _Checks) -> _Checks:
         bits = jax.vmap(lambda k, n: jax.random.bits(jax.random.fold_in(k, n), (4,), jnp.uint32))(
-            keys, state["checks"]
+            keys, state.checks
         )
-        uniform = unit_uniform(bits[:, :2])
-        remaining = left(state)
-        block = pick_by_mass(state["block_mass"], uniform[:, 0] * remaining)
-        mass, inside, place = masses_of(block, state["refused"])
-        token = pick_within(mass, inside > -jnp.inf, place, uniform[:, 1])
+        block, token = _draw_unrefused(flat, cdf, state, unit_uniform(bits[:, :2]))
         allowed = allows(token.reshape(lead)).reshape(-1)
-        # Draws until one is not among the refused: geometric with their share of the mass.
-        share = jnp.clip(1 - remaining / cdf.total, 0, 1 - 2.0**-24)
-        log_u = log_uniform(bits[:, 2:])
-        repeats = jnp.where(share > 0, jnp.floor(log_u / jnp.log(share)), 0)
-        refuse = now & ~allowed
-        row = jnp.where(refuse, jnp.arange(rows, dtype=jnp.int32), rows)  # rows: write nowhere
-        refused = state["refused"].at[row, token].set(True, mode="drop")
-        # Found again from what is left, so that an emptied block has mass 0 and not a rounding.
-        new_mass = masses_of(block, refused)[0].sum(axis=-1)
-        blocks = jnp.arange(state["block_mass"].shape[1], dtype=jnp.int32)[None, :]
-        here = refuse[:, None] & (blocks == block[:, None])
-        return {
-            "block_mass": jnp.where(here, new_mass[:, None], state["block_mass"]),
-            "refused": refused,
-            "checks": state["checks"] + now.astype(jnp.int32),
-            "accepts": state["accepts"] + (now & allowed).astype(jnp.int32),
-            "draws": state["draws"] + jnp.where(now, 1 + repeats, 0),
-            "value": jnp.where(now & allowed & (state["value"] < 0), token, state["value"]),
-        }
+        repeats = _refused_draws(cdf, state, log_uniform(bits[:, 2:]))
+        now = active(state)
+        return _take_in(
+            flat, cdf, state, block=block, token=token, repeats=repeats, now=now, allowed=allowed
+        )
 
-    zero = jnp.zeros((rows,), jnp.int32)
-    state = {
-        "block_mass": cdf.block_mass,
-        "refused": jnp.zeros((rows, vocab_size), bool),
-        "checks": zero,
-        "accepts": zero,
-        "draws": jnp.zeros((rows,), jnp.float32),
-        "value": zero - 1,
-    }
+    zero = jnp.zeros(flat.shape[:1], jnp.int32)
+    state = _Checks(
+        block_mass=cdf.block_mass,
+        refused=jnp.zeros(flat.shape, bool),
+        checks=zero,
+        accepts=zero,
+        draws=jnp.zeros(flat.shape[:1], jnp.float32),
+        value=zero - 1,
+    )
     state = vary_like(state, key, flat)
     state = jax.lax.while_loop(lambda s: active(s).any(), check, state)
-    estimated = (state["accepts"] == num_accepts) & (num_accepts > 1)
-    log_weight = jnp.log(jnp.float32(max(num_accepts - 1, 1))) - jnp.log(
-        jnp.maximum(state["draws"] - 1, 1)
-    )
-    nothing = cdf.valid & (left(state) <= 0)
-    log_weight = jnp.where(nothing, -jnp.inf, jnp.where(estimated, log_weight, jnp.nan))
     return ConstrainedSample(
-        value=state["value"].reshape(lead),
-        accepted=(state["value"] >= 0).reshape(lead),
-        log_weight=log_weight.reshape(lead),
-        num_checks=state["checks"].reshape(lead),
+        value=state.value.reshape(lead),
+        accepted=(state.value >= 0).reshape(lead),
+        log_weight=_log_allowed_mass(cdf, state, num_accepts).reshape(lead),
+        num_checks=state.checks.reshape(lead),
     )
+
+
+def _unrefused_masses(
+    flat: Array, cdf: CategoricalCdf, block: Array, refused: Array
+) -> tuple[Array, Array, Array]:
+    """`[B, size]` masses of a block of each row without what was refused, its logits, places."""
+    inside, place = take_block(flat, block, -jnp.inf)
+    out, _ = take_block(refused, block, True)
+    inside = jnp.where(out, -jnp.inf, inside)
+    return jnp.exp(inside - cdf.maximum[:, None]), inside, place
+
+
+def _draw_unrefused(
+    flat: Array, cdf: CategoricalCdf, state: _Checks, uniform: Array
+) -> tuple[Array, Array]:
+    """`[B]` blocks and tokens, drawn from the law without what was refused."""
+    remaining = state.block_mass.sum(axis=-1)
+    block = pick_by_mass(state.block_mass, uniform[:, 0] * remaining)
+    mass, inside, place = _unrefused_masses(flat, cdf, block, state.refused)
+    return block, pick_within(mass, inside > -jnp.inf, place, uniform[:, 1])
+
+
+def _refused_draws(cdf: CategoricalCdf, state: _Checks, log_u: Array) -> Array:
+    """`[B]` draws of refused tokens before one that is not: geometric with their share."""
+    remaining = state.block_mass.sum(axis=-1)
+    share = jnp.clip(1 - remaining / cdf.total, 0, 1 - 2.0**-24)
+    return jnp.where(share > 0, jnp.floor(log_u / jnp.log(share)), 0)
+
+
+def _take_in(
+    flat: Array,
+    cdf: CategoricalCdf,
+    state: _Checks,
+    *,
+    block: Array,
+    token: Array,
+    repeats: Array,
+    now: Array,
+    allowed: Array,
+) -> _Checks:
+    """The state after a check of one token of each row that is checked `now`."""
+    rows = flat.shape[0]
+    refuse = now & ~allowed
+    row = jnp.where(refuse, jnp.arange(rows, dtype=jnp.int32), rows)  # rows: write nowhere
+    refused = state.refused.at[row, token].set(True, mode="drop")
+    # Summed again over what remains, so that an emptied block has mass 0 and not a rounding.
+    new_mass = _unrefused_masses(flat, cdf, block, refused)[0].sum(axis=-1)
+    blocks = jnp.arange(state.block_mass.shape[1], dtype=jnp.int32)[None, :]
+    here = refuse[:, None] & (blocks == block[:, None])
+    return _Checks(
+        block_mass=jnp.where(here, new_mass[:, None], state.block_mass),
+        refused=refused,
+        checks=state.checks + now.astype(jnp.int32),
+        accepts=state.accepts + (now & allowed).astype(jnp.int32),
+        draws=state.draws + jnp.where(now, 1 + repeats, 0),
+        value=jnp.where(now & allowed & (state.value < 0), token, state.value),
+    )
+
+
+def _log_allowed_mass(cdf: CategoricalCdf, state: _Checks, num_accepts: int) -> Array:
+    """`[B]` log of the estimate of Z; see `ConstrainedSample.log_weight`."""
+    estimated = (state.accepts == num_accepts) & (num_accepts > 1)
+    log_weight = jnp.log(jnp.float32(max(num_accepts - 1, 1))) - jnp.log(
+        jnp.maximum(state.draws - 1, 1)
+    )
+    nothing = cdf.valid & (state.block_mass.sum(axis=-1) <= 0)
+    return jnp.where(nothing, -jnp.inf, jnp.where(estimated, log_weight, jnp.nan))
 
 
 @record

@@ -94,13 +94,13 @@ def rejection_sample_from(
     check_integer("max_attempts", max_attempts)
     if num_samples * max_attempts >= 2**31:
         raise ValueError(
-            "num_samples * max_attempts must be below 2^31; "
+            "num_samples * max_attempts must be below 2^31, "
             f"got {num_samples} * {max_attempts}: draw in several calls"
         )
     if not isinstance(log_envelope, jax.Array):  # on a device: not waited for
         check_number("log_envelope", log_envelope)
     if method not in ("blocks", "lanes"):
-        raise ValueError(f'method must be "blocks" or "lanes"; got {method!r}')
+        raise ValueError(f'method must be "blocks" or "lanes", got {method!r}')
     run = _sample_blocks if method == "blocks" else _sample_lanes
     return run(
         key,

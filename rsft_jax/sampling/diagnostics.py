@@ -60,7 +60,7 @@ def acceptance_rate(
     """
     accepted, attempts = int(num_accepted), int(num_attempts)
     if not 0 <= accepted <= attempts:
-        raise ValueError(f"num_accepted must be in [0, num_attempts]; got {accepted} of {attempts}")
+        raise ValueError(f"num_accepted must be in [0, num_attempts], got {accepted} of {attempts}")
     check_between("confidence", confidence, 0, 1, bounds="()")
     if attempts == 0:
         return RateInterval(estimate=math.nan, low=0.0, high=1.0)
@@ -91,7 +91,7 @@ def unbiased_rate(num_accepted: int, num_attempts: int) -> float:
     """
     if not 2 <= num_accepted <= num_attempts:
         raise ValueError(
-            "num_accepted must be in [2, num_attempts] for an unbiased rate; "
+            "num_accepted must be in [2, num_attempts] for an unbiased rate, "
             f"got {num_accepted} of {num_attempts}"
         )
     return (num_accepted - 1) / (num_attempts - 1)
@@ -369,8 +369,9 @@ def win_rate_bound(n: int) -> float:
     Raises:
       ValueError: if n < 1.
 
-    >>> win_rate_bound(3)
-    0.75
+    Example:
+      >>> win_rate_bound(3)
+      0.75
     """
     _check_n(n)
     return n / (n + 1)

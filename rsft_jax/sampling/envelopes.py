@@ -7,9 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.numerics.checks import check_between, check_number, check_vocabulary
+from rsft_jax.numerics.checks import check_between, check_number, check_same_vocabulary
+from rsft_jax.numerics.dtypes import wide_dtype, widened
 from rsft_jax.sampling.categorical import categorical_cdf
-from rsft_jax.sampling.rejection import computed_dtype, log_ratio_supremum
+from rsft_jax.sampling.rejection import log_ratio_supremum
 from rsft_jax.types import Array, Numeric, record
 
 
@@ -33,12 +34,7 @@ def log_envelope_supremum(proposal_logits: Array, target_logits: Array) -> Array
       >>> round(float(jnp.exp(log_envelope_supremum(q, p))), 6)
       1.8
     """
-    if proposal_logits.shape[-1] != target_logits.shape[-1]:
-        raise ValueError(
-            "proposal_logits and target_logits must have one vocabulary; got "
-            f"{proposal_logits.shape[-1]} and {target_logits.shape[-1]} tokens"
-        )
-    check_vocabulary("proposal_logits", proposal_logits)
+    check_same_vocabulary("proposal_logits", proposal_logits, "target_logits", target_logits)
     chex.assert_equal_shape([proposal_logits, target_logits])
     return _log_envelope_supremum(proposal_logits, target_logits)
 
@@ -46,7 +42,7 @@ def log_envelope_supremum(proposal_logits: Array, target_logits: Array) -> Array
 @jax.jit
 def _log_envelope_supremum(proposal_logits, target_logits):
     lead, vocab_size = proposal_logits.shape[:-1], proposal_logits.shape[-1]
-    dtype = computed_dtype(proposal_logits, target_logits)
+    dtype = wide_dtype(proposal_logits.dtype, target_logits.dtype)
     proposal = proposal_logits.astype(dtype).reshape(-1, vocab_size)
     target = target_logits.astype(dtype).reshape(-1, vocab_size)
     q, p = categorical_cdf(proposal), categorical_cdf(target)
@@ -110,9 +106,14 @@ def log_envelope_for_rate(log_ratios: Array, rate: Numeric) -> BudgetedEnvelope:
     return _log_envelope_for_rate(log_ratios, rate)
 
 
+# `rsft_jax.selection.rejection.envelope_for_rate` solves the same equation otherwise. Here there is
+# one long stream, the rate may be traced, and what the envelope cuts off is wanted too, which the
+# sorted sums give. There many short rows are solved at once, where a bisection is faster than
+# XLA:CPU's sort, and M is the smallest float for which the sum as computed is within the rate: the
+# two agree to rounding only, and either is held to its last bit by what was drawn with it.
 @jax.jit
 def _log_envelope_for_rate(log_ratios, rate):
-    log_ratios = _as_float(log_ratios)
+    log_ratios = widened(log_ratios)
     dtype = log_ratios.dtype
     counted = ~jnp.isnan(log_ratios)
     number = counted.sum().astype(dtype)
@@ -210,7 +211,7 @@ class EmpiricalEnvelope(NamedTuple):
     @jax.jit
     def update(state: EmpiricalEnvelopeState, log_ratios: Array) -> EmpiricalEnvelopeState:
         """Returns the state after `[...]` more log ratios, in their order; NaN ones are skipped."""
-        flat = _as_float(log_ratios).reshape(-1).astype(state.log_envelope.dtype)
+        flat = widened(log_ratios).reshape(-1).astype(state.log_envelope.dtype)
         if flat.size == 0:
             return state
         counted = ~jnp.isnan(flat)
@@ -252,10 +253,6 @@ def repair_log_weight(log_ratio: Array, log_envelope: Numeric) -> Array:
     References:
       Liu, Chen and Wong, Rejection control and sequential importance sampling (1998), section 2.
     """
-    log_ratio = _as_float(log_ratio)
+    log_ratio = widened(log_ratio)
     log_envelope = jnp.broadcast_to(jnp.asarray(log_envelope, log_ratio.dtype), log_ratio.shape)
     return jnp.maximum(log_ratio - log_envelope, 0)
-
-
-def _as_float(values: Array) -> Array:
-    return values if values.dtype == jnp.float64 else values.astype(jnp.float32)

@@ -22,8 +22,9 @@ from rsft_jax.numerics.checks import (
     check_between,
     check_integer,
     check_number,
-    check_vocabulary,
+    check_same_vocabulary,
 )
+from rsft_jax.numerics.dtypes import wide_dtype
 from rsft_jax.numerics.keys import check_key, log_uniform, row_keys, unit_uniform
 from rsft_jax.numerics.loops import vary_like
 from rsft_jax.sampling.categorical import (
@@ -120,12 +121,7 @@ def rejection_sample(
       Eikema et al., An approximate sampler for energy-based models (2022), section 3 (clipping).
     """
     check_key(key)
-    if proposal_logits.shape[-1:] != target_logits.shape[-1:]:
-        raise ValueError(
-            "proposal_logits and target_logits must have one vocabulary; got "
-            f"{proposal_logits.shape[-1:]} and {target_logits.shape[-1:]} tokens"
-        )
-    check_vocabulary("proposal_logits", proposal_logits)
+    check_same_vocabulary("proposal_logits", proposal_logits, "target_logits", target_logits)
     chex.assert_equal_shape([proposal_logits, target_logits])
     check_integer("max_attempts", max_attempts)
     _check_envelope(log_envelope)
@@ -153,7 +149,7 @@ def _check_envelope(log_envelope: Numeric | None) -> None:
 @functools.partial(jax.jit, static_argnames=("max_attempts",))
 def _rejection_sample(key, proposal_logits, target_logits, log_envelope, *, max_attempts):
     lead, vocab_size = proposal_logits.shape[:-1], proposal_logits.shape[-1]
-    dtype = computed_dtype(proposal_logits, target_logits)
+    dtype = wide_dtype(proposal_logits.dtype, target_logits.dtype)
     proposal = proposal_logits.astype(dtype).reshape(-1, vocab_size)
     target = target_logits.astype(dtype).reshape(-1, vocab_size)
     rows = proposal.shape[0]
@@ -176,8 +172,9 @@ def _rejection_sample(key, proposal_logits, target_logits, log_envelope, *, max_
         tried = cdf.valid & target_cdf.valid & jnp.isfinite(log_envelope)
 
     attempts = _run_attempts(
-        row_keys(key, rows), cdf, proposal, target, log_bound, tried, max_attempts
-    )
+        row_keys(key, rows), cdf, proposal, target,
+        log_bound=log_bound, tried=tried, max_attempts=max_attempts,
+    )  # fmt: skip
     log_ratio = attempts.log_ratio
     accepted = attempts.value >= 0
     sample = RejectionSample(
@@ -191,12 +188,6 @@ def _rejection_sample(key, proposal_logits, target_logits, log_envelope, *, max_
         unsupported=unsupported,
     )
     return jax.tree.map(lambda x: x.reshape(lead), sample)
-
-
-def computed_dtype(*logits: Array) -> jnp.dtype:
-    """float64 if any of the arrays is, float32 otherwise."""
-    double = any(x.dtype == jnp.float64 for x in logits)
-    return jnp.dtype(jnp.float64 if double else jnp.float32)
 
 
 def log_ratio_supremum(proposal: Array, target: Array) -> Array:
@@ -235,6 +226,7 @@ def _run_attempts(
     cdf: CategoricalCdf,
     proposal: Array,
     target: Array,
+    *,
     log_bound: Array,
     tried: Array,
     max_attempts: int,
@@ -256,14 +248,12 @@ def _run_attempts(
         log_ratio = target[at, token] - proposal[at, token] - log_bound[at]
         accept = log_uniform(bits[:, 2:]).astype(log_ratio.dtype) < log_ratio
 
-        def record(old, new):
-            return old.at[row].set(jnp.where(accept, new, old[at]), mode="drop")
-
-        return _Attempts(
-            value=record(state.value, token),
-            count=state.count.at[row].add(1, mode="drop"),
-            log_ratio=record(state.log_ratio, log_ratio),
+        value, log_ratio = (
+            old.at[row].set(jnp.where(accept, new, old[at]), mode="drop")
+            for old, new in ((state.value, token), (state.log_ratio, log_ratio))
         )
+        count = state.count.at[row].add(1, mode="drop")
+        return _Attempts(value=value, count=count, log_ratio=log_ratio)
 
     start = _Attempts(
         value=jnp.full((rows,), -1, jnp.int32),

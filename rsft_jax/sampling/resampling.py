@@ -13,7 +13,7 @@ from rsft_jax.types import Array, Numeric, PRNGKey, record
 
 
 def importance_resample(
-    key: PRNGKey, log_weights: Array, num: int, *, replacement: bool = True
+    key: PRNGKey, log_weights: Array, num: int, *, replace: bool = True
 ) -> Array:
     """Picks draws with probability proportional to their importance weights.
 
@@ -27,7 +27,7 @@ def importance_resample(
       key: a typed key, consumed. Row i (leading axes flattened) uses `fold_in(key, i)`.
       log_weights: `[..., K]` log w in nats; -inf is never picked, NaN makes its row fail.
       num: picks per row, at least 1; at most K without replacement. Static.
-      replacement: whether a draw may be picked more than once. Static.
+      replace: whether a draw may be picked more than once. Static.
 
     Returns:
       `[..., num]` int32 indices into the K draws; -1 where nothing is left to pick.
@@ -37,7 +37,7 @@ def importance_resample(
 
     Example:
       >>> picks = importance_resample(
-      ...     jax.random.key(0), jnp.array([0.0, -jnp.inf, 0.0]), 2, replacement=False)
+      ...     jax.random.key(0), jnp.array([0.0, -jnp.inf, 0.0]), 2, replace=False)
       >>> sorted(picks.tolist())
       [0, 2]
 
@@ -48,19 +48,19 @@ def importance_resample(
     check_key(key)
     check_integer("num", num)
     if not log_weights.shape or not log_weights.shape[-1]:
-        raise ValueError(f"log_weights must be [..., K] with K >= 1; got {log_weights.shape}")
+        raise ValueError(f"log_weights must be [..., K] with K >= 1, got shape {log_weights.shape}")
     available = log_weights.shape[-1]
-    if num > available and not replacement:
-        raise ValueError(f"num must be in [1, {available}] without replacement; got {num}")
-    return _importance_resample(key, log_weights, num=int(num), replacement=bool(replacement))
+    if num > available and not replace:
+        raise ValueError(f"num must be in [1, {available}] without replacement, got {num}")
+    return _importance_resample(key, log_weights, num=int(num), replace=bool(replace))
 
 
-@functools.partial(jax.jit, static_argnames=("num", "replacement"))
-def _importance_resample(key, log_weights, *, num, replacement):
+@functools.partial(jax.jit, static_argnames=("num", "replace"))
+def _importance_resample(key, log_weights, *, num, replace):
     lead, available = log_weights.shape[:-1], log_weights.shape[-1]
     flat = log_weights.reshape(-1, available).astype(jnp.float32)
     keys = row_keys(key, flat.shape[0])
-    if replacement:
+    if replace:
         bits = jax.vmap(lambda k: jax.random.bits(k, (num, 2), jnp.uint32))(keys)
         rows = jnp.broadcast_to(flat[:, None, :], (flat.shape[0], num, available))
         picks = sample_categorical(unit_uniform(bits), rows)

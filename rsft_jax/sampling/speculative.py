@@ -11,7 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.numerics.checks import check_integer, check_vocabulary
+from rsft_jax.numerics.checks import check_choice, check_integer, check_same_vocabulary
 from rsft_jax.numerics.keys import check_key, is_typed, log_uniform, row_keys, unit_uniform
 from rsft_jax.numerics.loops import vary_like
 from rsft_jax.sampling.categorical import (
@@ -100,14 +100,8 @@ def speculative_sample(
     if not (is_typed(key) and key.shape == (rows,)):
         check_key(key)
         key = row_keys(key, rows)
-    if verification not in ("token", "block"):
-        raise ValueError(f'verification must be "token" or "block"; got {verification!r}')
-    if draft_logits.shape[-1] != target_logits.shape[-1]:
-        raise ValueError(
-            "draft_logits and target_logits must have one vocabulary; got "
-            f"{draft_logits.shape[-1]} and {target_logits.shape[-1]} tokens"
-        )
-    check_vocabulary("target_logits", target_logits)
+    check_choice("verification", verification, ("token", "block"))
+    check_same_vocabulary("target_logits", target_logits, "draft_logits", draft_logits)
     stops = tuple(check_integer("stop_token_ids", i, 0, note="each") for i in stop_token_ids)
     chex.assert_shape(draft_logits, (rows, drafts, None))
     chex.assert_shape(target_logits, (rows, drafts + 1, None))

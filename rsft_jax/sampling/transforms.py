@@ -21,6 +21,8 @@ import jax.numpy as jnp
 
 from rsft_jax.numerics.checks import check_between, check_integer, check_vocabulary
 from rsft_jax.numerics.counting import first_true
+from rsft_jax.numerics.dtypes import widened
+from rsft_jax.numerics.float_order import Bracket, bisect, from_order, places_between, to_order
 from rsft_jax.numerics.loops import vary_like
 from rsft_jax.sampling.categorical import (
     block_reduce,
@@ -129,7 +131,7 @@ def top_p(logits: Array, p: float) -> Array:
     limit = jnp.asarray(p, flat.dtype) * block_reduce(lambda x: x.sum(axis=-1), mass).sum(axis=-1)
     threshold = _least_kept(
         mass,
-        measure=lambda x: x,
+        weigh=lambda x: x,
         level=limit,
         # Two places there would weigh twice the bound (up to the rounding of the two sums).
         at_most_one=lambda bound, rest: rest < 2 * bound,
@@ -244,7 +246,7 @@ def _kth_largest(flat: Array, k: int) -> tuple[Array, Array]:
     else:
         kth = _least_kept(
             flat,
-            measure=jnp.ones_like,  # a float count is exact below 2^24, and vectorises
+            weigh=jnp.ones_like,  # a float count is exact below 2^24, and vectorises
             level=jnp.full((flat.shape[0],), k, flat.dtype),
             at_most_one=lambda _, rest: rest <= 1,
             lowest=-jnp.inf,
@@ -272,73 +274,52 @@ def _in_best_blocks(flat: Array, k: int) -> Array:
 def _least_kept(
     values: Array,
     *,
-    measure: Callable[[Array], Array],
+    weigh: Callable[[Array], Array],
     level: Array,
     at_most_one: Callable[[Array, Array], Array],
     lowest: float,
 ) -> Array:
-    """`[B]` the largest value v of a row for which the places at or above v measure `level`.
+    """`[B]` the largest value v of a row for which the places at or above v weigh `level`.
 
-    Bisection over the bits of a float: floats of one sign have the order of their bits, and
-    flipping the other bits of the negative ones makes that the order of all. At most 32 (64)
-    passes find the value exactly, and fewer when what lies between the bounds is one place only.
+    By bisection: at most 32 (64) passes find the value exactly, and fewer when what lies between
+    the bounds is one place only.
 
     Args:
       values: `[B, V]`.
-      measure: elementwise, what a place counts for: 1, or its mass.
+      weigh: elementwise, what a place counts for: 1, or its mass.
       level: `[B]` what must be reached; all places together reach it.
-      at_most_one: (lower bound, measure between the bounds) to whether one place is left there.
+      at_most_one: (lower bound, weight between the bounds) to whether one place is left there.
       lowest: the lower end of the search.
     """
     dtype = values.dtype
-    integer = jnp.int64 if dtype == jnp.float64 else jnp.int32
-    one, others = jnp.asarray(1, integer), jnp.asarray(jnp.iinfo(integer).max, integer)
 
-    def flip(bits):
-        return jnp.where(bits < 0, bits ^ others, bits)
-
-    def to_order(value):
-        return flip(jax.lax.bitcast_convert_type(jnp.asarray(value, dtype), integer))
-
-    def to_float(order):
-        return jax.lax.bitcast_convert_type(flip(order), dtype)
-
-    def measure_from(threshold):
-        def one_block(x):
-            weight = measure(x)
-            return jnp.where(x >= threshold[:, None, None], weight, jnp.zeros_like(weight)).sum(
-                axis=-1, dtype=weight.dtype
-            )
-
-        return block_reduce(one_block, values).sum(axis=-1, dtype=level.dtype)
-
-    def done(low, high, low_measure, high_measure):
-        return (high - one <= low) | at_most_one(to_float(low), low_measure - high_measure)
-
-    def halve(bounds):
-        low, high, low_measure, high_measure = bounds
-        middle = (low & high) + ((low ^ high) >> one)  # their mean, without overflow
-        here = measure_from(to_float(middle))
-        reached = here >= level
-        # A row that is done must not move: its bounds already hold one value.
-        up = reached & ~done(*bounds)
-        down = ~reached & ~done(*bounds)
-        return (
-            jnp.where(up, middle, low),
-            jnp.where(down, middle, high),
-            jnp.where(up, here, low_measure),
-            jnp.where(down, here, high_measure),
+    def weight_from(order: Array) -> Array:
+        bound = from_order(order, dtype)[:, None, None]
+        return block_reduce(lambda x: _weight_from(x, bound, weigh), values).sum(
+            axis=-1, dtype=level.dtype
         )
 
-    low = jnp.full(level.shape, to_order(lowest), integer)
-    high = jnp.full(level.shape, to_order(jnp.inf) + one, integer)
-    low_measure = measure_from(to_float(low))
-    bounds = vary_like((low, high, low_measure, jnp.zeros_like(low_measure)), values, level)
-    bounds = jax.lax.while_loop(lambda b: ~done(*b).all(), halve, bounds)
-    floor = to_float(bounds[0])[:, None, None]
-    return block_reduce(lambda x: jnp.where(x >= floor, x, jnp.inf).min(axis=-1), values).min(
-        axis=-1
+    def settled(bracket: Bracket) -> Array:
+        between = bracket.low_measure - bracket.high_measure
+        return at_most_one(from_order(bracket.low, dtype), between)
+
+    low, high = (to_order(jnp.full(level.shape, end, dtype)) for end in (lowest, jnp.inf))
+    weight = weight_from(low)
+    start = Bracket(low, places_between(low, high), weight, jnp.zeros_like(weight))
+    start = vary_like(start, values, level)
+    order = bisect(
+        lambda orders: [weight_from(order) for order in orders], level, start, settled=settled
     )
+    floor = from_order(order, dtype)[:, None, None]
+    above = block_reduce(lambda x: jnp.where(x >= floor, x, jnp.inf).min(axis=-1), values)
+    return above.min(axis=-1)
+
+
+def _weight_from(values: Array, bound: Array, weigh: Callable[[Array], Array]) -> Array:
+    """What the places at or above a bound weigh, summed over the last axis."""
+    weight = weigh(values)
+    weight = jnp.where(values >= bound, weight, jnp.zeros_like(weight))
+    return weight.sum(axis=-1, dtype=weight.dtype)
 
 
 def _keep_from(flat: Array, threshold: Array, ties: Array, key: Array | None = None) -> Array:
@@ -377,6 +358,5 @@ def _count(mask: Array) -> Array:
 
 
 def _as_computed(logits: Array) -> Array:
-    """Half precision is widened; float32 and float64 stay. Refuses an empty vocabulary."""
     check_vocabulary("logits", logits)
-    return logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
+    return widened(logits)

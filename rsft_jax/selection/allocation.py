@@ -63,7 +63,7 @@ def gvm_allocation(
     prompts = rates.shape[0]
     if check_integer("budget", budget) < floor * prompts or not prompts:
         raise ValueError(
-            f"budget must be >= floor * P with P >= 1; "
+            f"budget must be >= floor * P with P >= 1, "
             f"got budget={budget}, floor={floor}, P={prompts}"
         )
     score = _score(rates.astype(jnp.float32), norms.astype(jnp.float32), alpha, exponent)

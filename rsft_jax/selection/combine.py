@@ -47,7 +47,7 @@ def chain(*rules: SelectionRule) -> SelectionRule:
       ('EXACT', ('statistical_rejection(beta=0.5, max_reward=1)', 'at_most(2)'))
     """
     if not rules:
-        raise ValueError("chain needs at least one rule; got none")
+        raise ValueError("chain needs at least one rule, got none")
     needs = frozenset().union(*(rule.needs for rule in rules))
     names = tuple(stage_names(rule) for rule in rules)
     first_index = [sum(map(len, names[:i])) for i in range(len(rules))]

@@ -29,7 +29,7 @@ def random_control(rule: SelectionRule) -> SelectionRule:
     candidates in every prompt.
 
     Law (CONSISTENT): given the candidates and the count, each subset of that many scored
-    candidates is equally likely. Where the count does not hang on the rewards (`top_k`,
+    candidates is equally likely. Where the count does not depend on the rewards (`top_k`,
     `best_of_n`) each accepted candidate follows q exactly; where it does (`threshold`), groups
     with higher rewards get more places, which is a tilt that fades as N grows. If `rule` accepts
     candidates that are not scored, the control accepts no more than are.
@@ -71,7 +71,7 @@ def first_control(rule: SelectionRule) -> SelectionRule:
     says nothing about it.
 
     Law (CONSISTENT): where `rule` accepts the same number m for every prompt, each accepted
-    candidate follows q exactly. Where the candidates run out before, the number hangs on the same
+    candidate follows q exactly. Where the candidates run out before, the number depends on the same
     candidates, and the control is tilted like `random_control` of such a rule: with one candidate
     and m = 1 it accepts what the rule does. The tilt fades as N grows.
 

@@ -3,15 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.numerics.checks import check_integer, check_number
+from rsft_jax.numerics.checks import check_integer, check_number, per_prompt
 from rsft_jax.numerics.counting import running_count
-from rsft_jax.selection.arguments import label, per_prompt
 from rsft_jax.selection.types import (
     Candidates,
     Decision,
     Law,
     SelectionRule,
     check_count,
+    label,
     make_rule,
 )
 from rsft_jax.types import Array, Numeric
@@ -84,7 +84,7 @@ def group_filter(minimum: Numeric | None = None, maximum: Numeric | None = None)
             check_number(name, bound, finite=False)
     if isinstance(minimum, int | float) and isinstance(maximum, int | float):  # noqa: SIM102
         if not minimum < maximum:
-            raise ValueError(f"minimum must be < maximum; got {minimum!r} and {maximum!r}")
+            raise ValueError(f"minimum must be < maximum, got {minimum!r} and {maximum!r}")
 
     def decide(key, candidates: Candidates, scored: Array) -> Decision:
         rewards = candidates.rewards

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.numerics.keys import check_key, log_uniform, threefry_2x32
+from rsft_jax.numerics.keys import check_key, counter_bits, log_uniform
 from rsft_jax.selection.types import Candidates
 from rsft_jax.types import Array, PRNGKey
 
@@ -30,10 +30,8 @@ def candidate_bits(key: PRNGKey, candidates: Candidates) -> Array:
     ids = candidates.prompt_ids
     ids = jnp.arange(prompts) if ids is None else jnp.asarray(ids)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids.astype(jnp.uint32))
-    words = jax.random.key_data(keys)
     counter = jnp.broadcast_to(jax.lax.iota(jnp.uint32, per_prompt)[None, :], (prompts, per_prompt))
-    first, second = (jnp.broadcast_to(words[:, i][:, None], (prompts, per_prompt)) for i in (0, 1))
-    return jnp.stack(threefry_2x32((first, second), (jnp.zeros_like(counter), counter)), axis=-1)
+    return counter_bits(jnp.broadcast_to(keys[:, None], counter.shape), counter)
 
 
 def candidate_log_uniform(key: PRNGKey, candidates: Candidates) -> Array:

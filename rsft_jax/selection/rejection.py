@@ -8,14 +8,14 @@ The rules differ in what they know of p~ / q and in M.
 import jax
 import jax.numpy as jnp
 
-from rsft_jax.numerics.checks import check_between, check_integer, check_number
+from rsft_jax.numerics.checks import check_between, check_integer, check_number, per_prompt
 from rsft_jax.numerics.counting import running_count
-from rsft_jax.selection.arguments import label, per_prompt
+from rsft_jax.numerics.dtypes import wide_dtype
+from rsft_jax.numerics.float_order import first_float
 from rsft_jax.selection.randomness import candidate_log_uniform
 from rsft_jax.selection.ranks import (
     Scope,
     check_scope,
-    first_number,
     from_groups,
     to_groups,
 )
@@ -25,8 +25,8 @@ from rsft_jax.selection.types import (
     Law,
     SelectionRule,
     check_count,
+    label,
     make_rule,
-    working_dtype,
 )
 from rsft_jax.types import Array, Numeric, PRNGKey
 
@@ -112,7 +112,7 @@ def density_ratio(
       proportional to min(p, q), and not p.
     - `rate` (CONSISTENT): M is chosen such that the mean A over the scored candidates of the
       prompt (or batch) is `rate`: of all rules with this acceptance rate, min(1, w / M) comes
-      closest to p. M hangs on the candidates, so the law tends to min(p, M q) as N grows. If
+      closest to p. M depends on the candidates, so the law tends to min(p, M q) as N grows. If
       fewer than that have w > 0, all of these are accepted.
 
     Args:
@@ -140,7 +140,7 @@ def density_ratio(
     """
     if (log_envelope is None) == (rate is None):
         raise ValueError(
-            "exactly one of log_envelope and rate must be given; "
+            "exactly one of log_envelope and rate must be given, "
             f"got log_envelope={log_envelope!r}, rate={rate!r}"
         )
     if log_envelope is not None:
@@ -179,7 +179,7 @@ def log_density_ratio(candidates: Candidates) -> Array:
     """`[P, N]` log p - log q in nats; -inf where p has no mass, or anything is NaN or q is 0."""
     log_target = jnp.asarray(candidates.log_target)
     log_proposal = jnp.asarray(candidates.log_proposal)
-    dtype = working_dtype(log_target.dtype, log_proposal.dtype)
+    dtype = wide_dtype(log_target.dtype, log_proposal.dtype)
     ratio = log_target.astype(dtype) - log_proposal.astype(dtype)
     # A candidate that q cannot have proposed (+inf) is a mistake upstream, not a sample of p.
     return jnp.where(jnp.isnan(ratio) | (ratio == jnp.inf), -jnp.inf, ratio)
@@ -187,6 +187,8 @@ def log_density_ratio(candidates: Candidates) -> Array:
 
 def envelope_for_rate(log_ratio: Array, among: Array, rate: float) -> Array:
     """Solves mean(min(1, w / M)) = rate for log M in each row, to the last bit of it.
+
+    By bisection; `rsft_jax.sampling.log_envelope_for_rate` sorts, and says why there are two.
 
     Args:
       log_ratio: `[G, M]` log w.
@@ -207,7 +209,7 @@ def envelope_for_rate(log_ratio: Array, among: Array, rate: float) -> Array:
         return jnp.exp(log_accept).sum(axis=-1, keepdims=True) <= rate * count
 
     least = jnp.where(finite, log_ratio, jnp.inf).min(axis=-1, keepdims=True)
-    return jnp.maximum(first_number(within, least.shape, log_ratio.dtype), least)
+    return jnp.maximum(first_float(within, least.shape, log_ratio.dtype), least)
 
 
 def rso_finite(beta: Numeric, num: int) -> SelectionRule:

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 
 from rsft_jax.numerics.checks import check_integer, check_number
 from rsft_jax.numerics.keys import log_uniform
-from rsft_jax.selection.arguments import label
 from rsft_jax.selection.randomness import candidate_bits, candidate_log_uniform
 from rsft_jax.selection.ranks import smallest
 from rsft_jax.selection.rejection import temperature, tilted_log_ratio
@@ -15,6 +14,7 @@ from rsft_jax.selection.types import (
     Law,
     SelectionRule,
     check_count,
+    label,
     make_rule,
 )
 from rsft_jax.types import Array, Numeric, PRNGKey

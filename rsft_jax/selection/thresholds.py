@@ -3,9 +3,8 @@
 import itertools
 from collections.abc import Callable, Sequence
 
-from rsft_jax.numerics.checks import check_integer, check_number
-from rsft_jax.selection.arguments import label, per_prompt
-from rsft_jax.selection.types import Candidates, Decision, Law, SelectionRule, make_rule
+from rsft_jax.numerics.checks import check_integer, check_number, per_prompt
+from rsft_jax.selection.types import Candidates, Decision, Law, SelectionRule, label, make_rule
 from rsft_jax.types import Array, Numeric
 
 
@@ -94,7 +93,7 @@ def rising_threshold(
         check_number(f"minimums[{i}]", minimum)
     values = [float(minimum) for minimum in minimums]
     if not values or not all(a < b for a, b in itertools.pairwise(values)):
-        raise ValueError(f"minimums must be one or more, strictly increasing; got {values}")
+        raise ValueError(f"minimums must be one or more, strictly increasing, got {values}")
     rules = [rule(value) for value in values]
 
     def schedule(round: int) -> SelectionRule:

@@ -11,7 +11,6 @@ share these conventions:
 """
 
 import enum
-import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
@@ -19,9 +18,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
+from rsft_jax.numerics.dtypes import wide_dtype
 from rsft_jax.numerics.keys import check_key
-from rsft_jax.types import Array, PRNGKey, record
+from rsft_jax.types import Array, Numeric, PRNGKey, record
 
 
 class Law(enum.IntEnum):
@@ -32,7 +33,7 @@ class Law(enum.IntEnum):
     """
 
     HEURISTIC = 0
-    """No target is stated: the law hangs on the batch, or mixes prompts. A learning rule."""
+    """No target is stated: the law depends on the batch, or mixes prompts. A learning rule."""
     CONSISTENT = 1
     """Tends to the stated target as the number of candidates grows; another law before that."""
     EXACT = 2
@@ -49,7 +50,7 @@ class Candidates:
       log_proposal: `[P, N]` log q in nats of the whole completion, as sampled; or None.
       log_target: `[P, N]` log p in nats, perhaps unnormalised; or None.
       fingerprint: `[P, N]` integers, equal for completions that count as the same; or None.
-      prompt_ids: `[P]` integers, the number of each prompt, which its randomness hangs on; None
+      prompt_ids: `[P]` integers, the number of each prompt, which its randomness depends on; None
         for 0, 1, 2, ... Needed where a rule sees a part of the prompts, as in `jax.shard_map`:
         without it every part would draw the same.
     """
@@ -102,7 +103,7 @@ class SelectionRule(NamedTuple):
       places: how the places of candidates count: "ties" where it accepts some of equal candidates,
         by their place, and rejects others; "first" where it accepts by place alone. The second
         behind the first is another law than either states, which `chain` reports.
-      separable: whether the verdict on a candidate hangs on it and the key alone, and not on the
+      separable: whether the verdict on a candidate depends on it and the key alone, and not on the
         others of its prompt. Then candidates can be judged as they come, and drawing can stop as
         soon as enough are accepted (`rsft_jax.generation.generate_accepted`).
     """
@@ -166,7 +167,7 @@ def make_rule(
     """
     needed, places = frozenset(needs), frozenset(places)
     if not places <= {"ties", "first"}:
-        raise ValueError(f'places must be of "ties" and "first"; got {sorted(places)}')
+        raise ValueError(f'places must be of "ties" and "first", got {sorted(places)}')
 
     def select(key: PRNGKey, candidates: Candidates) -> Selection:
         check_key(key)
@@ -215,10 +216,10 @@ def check_candidates(
             raise ValueError(f"{rule} needs {field} [P, N], but candidates.{field} is None")
     rewards = jnp.asarray(candidates.rewards)
     if not any(jnp.issubdtype(rewards.dtype, kind) for kind in (jnp.floating, jnp.integer, bool)):
-        raise ValueError(f"rewards must be real numbers; got dtype {rewards.dtype}")
+        raise ValueError(f"rewards must be real numbers, got dtype {rewards.dtype}")
     chex.assert_rank(rewards, 2)
     if rewards.shape[1] == 0:
-        raise ValueError(f"N, the candidates per prompt, must be >= 1; got rewards {rewards.shape}")
+        raise ValueError(f"N, the candidates per prompt, must be >= 1, got rewards {rewards.shape}")
     for field in ("valid", "log_proposal", "log_target", "fingerprint"):
         value = getattr(candidates, field)
         if value is not None:
@@ -228,26 +229,30 @@ def check_candidates(
     if not jnp.issubdtype(rewards.dtype, jnp.floating):
         rewards = rewards.astype(jnp.float32)
     return candidates.replace(  # pyright: ignore[reportAttributeAccessIssue]
-        rewards=rewards.astype(working_dtype(rewards.dtype)),
+        rewards=rewards.astype(wide_dtype(rewards.dtype)),
         valid=jnp.asarray(candidates.valid).astype(bool),
     )
-
-
-def working_dtype(*dtypes: np.dtype) -> np.dtype:
-    """The dtype to compute in: the widest of these floats, and at least float32.
-
-    bfloat16 would round exp(r / beta). By NumPy's promotion, which JAX's strict mode leaves alone.
-    """
-    return functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))
 
 
 def check_count(name: str, value: int, num_candidates: int) -> None:
     """Raises ValueError if a per-prompt count is larger than the number of candidates."""
     if value > num_candidates:
         raise ValueError(
-            f"{name} must be at most the number of candidates per prompt; "
+            f"{name} must be at most the number of candidates per prompt, "
             f"got {name}={value} and {num_candidates} candidates"
         )
+
+
+def label(value: Numeric) -> str:
+    """A short text for the name of a rule: the number, or that it is an array.
+
+    Example:
+      >>> label(0.5), label(np.ones(2))
+      ('0.5', 'array')
+    """
+    if isinstance(value, Tracer) or np.ndim(value):
+        return "array"
+    return f"{float(value):g}"
 
 
 def stage_names(rule: SelectionRule) -> tuple[str, ...]:

@@ -49,10 +49,11 @@ def collectives(hlo: str, *, unknown_trips: int = 1) -> dict[str, Collective]:
     Returns:
       For each kind that occurs, in the order of `KINDS`, their number and bytes.
 
-    >>> collectives('''ENTRY %main (p: f32[4]) -> f32[4] {
-    ...   ROOT %r = f32[4]{0} all-reduce(%p), replica_groups={{0,1}}, to_apply=%add
-    ... }''')
-    {'all-reduce': Collective(times=1, bytes=16)}
+    Example:
+      >>> collectives('''ENTRY %main (p: f32[4]) -> f32[4] {
+      ...   ROOT %r = f32[4]{0} all-reduce(%p), replica_groups={{0,1}}, to_apply=%add
+      ... }''')
+      {'all-reduce': Collective(times=1, bytes=16)}
     """
     bodies, entry = _computations(hlo)
     devices = int(found[1]) if (found := re.search(r"num_partitions=(\d+)", hlo)) else 1

@@ -40,8 +40,9 @@ def make_mesh(
       ValueError: if a size is 0 or below -1, more than one is -1, or their product is not the
         number of devices.
 
-    >>> make_mesh(data=1, fsdp=-1, devices=jax.devices()[:1]).shape["fsdp"]
-    1
+    Example:
+      >>> make_mesh(data=1, fsdp=-1, devices=jax.devices()[:1]).shape["fsdp"]
+      1
     """
     devices = jax.devices() if devices is None else devices
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}

@@ -8,12 +8,14 @@ is padding even where lengths differ much. Both give the same loss and the same 
 Shapes: B rows of a batch, T tokens of its longest row.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from rsft_jax.numerics.checks import check_between, check_integer
 from rsft_jax.types import Array, PRNGKey, record
 
 
@@ -107,14 +109,17 @@ def make_batches(
     Raises:
       ValueError: naming the argument, the row and the allowed range.
 
-    >>> batches = make_batches([[5, 6], [7]], [[1, 2], [3]], batch_size=2, multiple_of=4)
-    >>> batches[0].tokens.tolist()
-    [[7, 3, 0, 0], [5, 6, 1, 2]]
+    Example:
+      >>> batches = make_batches([[5, 6], [7]], [[1, 2], [3]], batch_size=2, multiple_of=4)
+      >>> batches[0].tokens.tolist()
+      [[7, 3, 0, 0], [5, 6, 1, 2]]
     """
-    _at_least_one(batch_size=batch_size, multiple_of=multiple_of)
+    check_integer("batch_size", batch_size)
+    check_integer("multiple_of", multiple_of)
     data = _sequences(
-        prompt_tokens, completion_tokens, weights, log_probs, max_length, max_weight, vocab_size
-    )
+        prompt_tokens, completion_tokens, weights, log_probs,
+        max_length=max_length, max_weight=max_weight, vocab_size=vocab_size,
+    )  # fmt: skip
     lengths, order = data.lengths, data.trained
     completion_lengths = np.array([len(c) for c in data.completions], np.int64)
     key_rows, key_batches = (None, None) if key is None else jax.random.split(key)
@@ -165,18 +170,21 @@ def pack_batches(
     Raises:
       ValueError: naming the argument, the row and the allowed range.
 
+    Example:
+      >>> (batch,) = pack_batches([[5, 6], [7]], [[1, 2], [3]], batch_size=1, row_length=8)
+      >>> batch.tokens.tolist(), batch.segments.tolist()
+      ([[5, 6, 1, 2, 7, 3, 0, 0]], [[1, 1, 1, 1, 2, 2, 0, 0]])
+
     References:
       Johnson 1973, "Near-optimal bin packing algorithms"; Krell et al. 2021, "Efficient sequence
       packing without cross-contamination", https://arxiv.org/abs/2107.02027, section 3.
-
-    >>> (batch,) = pack_batches([[5, 6], [7]], [[1, 2], [3]], batch_size=1, row_length=8)
-    >>> batch.tokens.tolist(), batch.segments.tolist()
-    ([[5, 6, 1, 2, 7, 3, 0, 0]], [[1, 1, 1, 1, 2, 2, 0, 0]])
     """
-    _at_least_one(batch_size=batch_size, row_length=row_length)
+    check_integer("batch_size", batch_size)
+    check_integer("row_length", row_length)
     data = _sequences(
-        prompt_tokens, completion_tokens, weights, log_probs, row_length, max_weight, vocab_size
-    )
+        prompt_tokens, completion_tokens, weights, log_probs,
+        max_length=row_length, max_weight=max_weight, vocab_size=vocab_size,
+    )  # fmt: skip
     order = data.trained[np.argsort(-data.lengths[data.trained], kind="stable")]
     rows = first_fit(data.lengths[order], row_length)
     filled = [[order[i] for i in row] for row in rows]
@@ -197,8 +205,9 @@ def first_fit(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[i
     Returns:
       For each bin the items in it, by number.
 
-    >>> first_fit([5, 4, 3, 3], 8)
-    [[0, 2], [1, 3]]
+    Example:
+      >>> first_fit([5, 4, 3, 3], 8)
+      [[0, 2], [1, 3]]
     """
     bins: list[list[int]] = []
     room = np.zeros(len(lengths), np.int64)
@@ -234,17 +243,17 @@ def draw_old(key: PRNGKey, num_new: int, num_old: int, *, fraction: float) -> np
     Raises:
       ValueError: if `fraction` is not in [0, 1), or a number is negative.
 
+    Example:
+      >>> len(draw_old(jax.random.key(0), 30, 100, fraction=0.25))
+      10
+
     References:
       Touvron et al. 2023, "Llama 2", https://arxiv.org/abs/2307.09288, section 3.2.3: samples of
       all prior iterations are kept, because the last ones alone made the model forget.
-
-    >>> len(draw_old(jax.random.key(0), 30, 100, fraction=0.25))
-    10
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"fraction must be in [0, 1), got {fraction}")
-    if num_new < 0 or num_old < 0:
-        raise ValueError(f"num_new and num_old must be at least 0, got {num_new} and {num_old}")
+    check_between("fraction", fraction, 0, 1, bounds="[)")
+    check_integer("num_new", num_new, 0)
+    check_integer("num_old", num_old, 0)
     wanted = min(round(num_new * fraction / (1 - fraction)), num_old)
     return np.sort(_permutation(key, num_old)[:wanted])
 
@@ -274,6 +283,7 @@ def _sequences(
     completion_tokens: Sequence[Sequence[int] | np.ndarray],
     weights: Sequence[float] | np.ndarray | Array | None,
     log_probs: Sequence[Sequence[float] | np.ndarray] | None,
+    *,
     max_length: int | None,
     max_weight: float | None,
     vocab_size: int | None,
@@ -282,8 +292,8 @@ def _sequences(
     for name, value in (("completion_tokens", completion_tokens), ("log_probs", log_probs)):
         if value is not None and len(value) != rows:
             raise ValueError(f"{name} has {len(value)} rows, prompt_tokens has {rows}")
-    if max_weight is not None and not max_weight > 0:
-        raise ValueError(f"max_weight must be positive, got {max_weight}")
+    if max_weight is not None:
+        check_between("max_weight", max_weight, 0, math.inf, bounds="(]")
     prompts = [np.asarray(p, np.int64) for p in prompt_tokens]
     completions = [np.asarray(c, np.int64) for c in completion_tokens]
     _check_tokens(prompts, completions, max_length, vocab_size)
@@ -368,12 +378,6 @@ def _fill_packed(
     )
 
 
-def _at_least_one(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-
-
 def _permutation(key: PRNGKey | None, length: int) -> np.ndarray:
     if key is None or length == 0:
         return np.arange(length)
@@ -388,9 +392,7 @@ def _normalised(
         raise ValueError(f"weights must have the shape ({rows},), got {values.shape}")
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if bad.size:
-        raise ValueError(
-            f"weights must be finite and at least 0, got {values[bad[0]]} in row {bad[0]}"
-        )
+        raise ValueError(f"weights must be in [0, inf), got {values[bad[0]]} in row {bad[0]}")
     if (values > 0).any():
         values = values / values[values > 0].mean()
     return values if max_weight is None else np.minimum(values, max_weight)

@@ -31,6 +31,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from rsft_jax.numerics.checks import check_integer
+
 FORMAT = 1
 """Version of the layout on disk."""
 _MANIFEST = "manifest.json"
@@ -65,17 +67,18 @@ class Checkpoints:
     Raises:
       ValueError: if `max_to_keep` is below 1.
 
-    >>> import tempfile, jax.numpy as jnp
-    >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
-    ...     checkpoints.save(1, {"params": {"w": jnp.ones(2)}}, {"round": 1})
-    ...     found = checkpoints.restore({"params": {"w": jnp.zeros(2)}})
-    >>> found.step, found.arrays["params"]["w"].tolist(), found.meta
-    (1, [1.0, 1.0], {'round': 1})
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
+      ...     checkpoints.save(1, {"params": {"w": jnp.ones(2)}}, {"round": 1})
+      ...     found = checkpoints.restore({"params": {"w": jnp.zeros(2)}})
+      >>> found.step, found.arrays["params"]["w"].tolist(), found.meta
+      (1, [1.0, 1.0], {'round': 1})
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, max_to_keep: int | None = None):
-        if max_to_keep is not None and max_to_keep < 1:
-            raise ValueError(f"max_to_keep must be at least 1, got {max_to_keep}")
+        if max_to_keep is not None:
+            check_integer("max_to_keep", max_to_keep)
         self._directory = Path(directory).absolute()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._max_to_keep = max_to_keep
@@ -114,8 +117,7 @@ class Checkpoints:
             `step` is negative.
           TypeError: if `meta` is not JSON.
         """
-        if step < 0:
-            raise ValueError(f"step must be at least 0, got {step}")
+        check_integer("step", step, 0)
         final = self._folder(step)
         if final.exists() and not _faults(final):
             raise ValueError(f"step {step} has a checkpoint already, in {final}")

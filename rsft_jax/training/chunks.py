@@ -105,12 +105,6 @@ def take(tree: Any, i: Numeric) -> Any:
     return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), tree)
 
 
-def check_chunk_tokens(chunk_tokens: int) -> None:
-    """Raises a ValueError for a chunk without a token."""
-    if chunk_tokens < 1:
-        raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
-
-
 def _is_zero(tangent: Any) -> bool:
     return isinstance(tangent, SymbolicZero)
 

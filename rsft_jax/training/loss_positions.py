@@ -10,11 +10,16 @@ from rsft_jax.training.batches import Batch, PackedBatch
 from rsft_jax.types import Array
 
 
-class Places(NamedTuple):
+class LossPositions(NamedTuple):
     """Where the tokens to train stand; C columns, of which those past a row's number are void.
 
-    columns `[B, C]` places of the tokens, at least 1; weights `[B, C]` 0 in void columns;
-    completion_lengths `[B, C]`; log_probs `[B, C]` or None; num_columns `[B]`; num_sequences [].
+    Attributes:
+      columns: `[B, C]` int32 positions of the tokens in their rows, at least 1.
+      weights: `[B, C]` their weights in the loss; 0 in void columns.
+      completion_lengths: `[B, C]` how many trained tokens the completion of each has.
+      log_probs: `[B, C]` under the law they were drawn from, in nats; None if not known.
+      num_columns: `[B]` int32 columns that are not void.
+      num_sequences: [] int32 completions with a positive weight.
     """
 
     columns: Array
@@ -25,12 +30,12 @@ class Places(NamedTuple):
     num_sequences: Array
 
 
-def row_places(batch: Batch) -> Places:
-    """The places of a batch that gives each completion a row."""
-    index, valid = completion_places(batch)
+def row_positions(batch: Batch) -> LossPositions:
+    """The positions of a batch that gives each completion a row."""
+    index, valid = completion_positions(batch)
     row_weights = batch.weights[:, None]
     lengths = jnp.sum(valid & (row_weights > 0), axis=1, dtype=jnp.int32)
-    return Places(
+    return LossPositions(
         columns=index,
         weights=jnp.where(valid, row_weights, 0),
         completion_lengths=jnp.broadcast_to(lengths[:, None], index.shape),
@@ -40,8 +45,8 @@ def row_places(batch: Batch) -> Places:
     )
 
 
-def packed_places(batch: PackedBatch) -> Places:
-    """The places of a batch whose rows hold several completions."""
+def packed_positions(batch: PackedBatch) -> LossPositions:
+    """The positions of a batch whose rows hold several completions."""
     chex.assert_rank(batch.tokens, 2)
     chex.assert_equal_shape([batch.tokens, batch.positions, batch.segments, batch.weights])
     trained = batch.weights > 0
@@ -54,7 +59,7 @@ def packed_places(batch: PackedBatch) -> Places:
     lengths = at(batch.completion_lengths)
     # A sequence is counted where its first completion token stands.
     first = trained[:, 1:] & ~(trained[:, :-1] & (batch.segments[:, 1:] == batch.segments[:, :-1]))
-    return Places(
+    return LossPositions(
         columns=jnp.maximum(index, 1).astype(jnp.int32),
         weights=at(batch.weights),
         completion_lengths=lengths,
@@ -64,7 +69,7 @@ def packed_places(batch: PackedBatch) -> Places:
     )
 
 
-def completion_places(batch: Batch) -> tuple[Array, Array]:
+def completion_positions(batch: Batch) -> tuple[Array, Array]:
     """Places of the completion tokens `[B, T - 1]`, and which of them exist."""
     chex.assert_rank([batch.tokens, batch.completion_start], [2, 1])
     length = batch.tokens.shape[1]

@@ -6,7 +6,6 @@ these positions are gathered, and head, cross-entropy and their gradient run ove
 Shapes: B rows, T tokens, C = T - 1 places for completion tokens, D width, V vocabulary.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -18,16 +17,21 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from rsft_jax.models.products import wide_dtype
+from rsft_jax.numerics.checks import check_between, check_choice, check_integer, check_number
+from rsft_jax.numerics.dtypes import wide_dtype
 from rsft_jax.training.batches import Batch, PackedBatch
 from rsft_jax.training.chunks import (
-    check_chunk_tokens,
     chunked,
     needed_chunks,
     sum_over_chunks,
     take,
 )
-from rsft_jax.training.loss_positions import completion_places, packed_places, row_places
+from rsft_jax.training.loss_positions import (
+    LossPositions,
+    completion_positions,
+    packed_positions,
+    row_positions,
+)
 from rsft_jax.types import Array, Numeric, Params, PRNGKey, record
 
 NORMALISATIONS = ("token", "sequence")
@@ -132,17 +136,18 @@ def completion_loss(
       REINFORCE", https://arxiv.org/abs/2504.11343, section 3 (RAFT++).
       Chowdhery et al. 2022, "PaLM", https://arxiv.org/abs/2204.02311, section 5 (z-loss).
     """
-    if normalise not in NORMALISATIONS:
-        raise ValueError(f"normalise must be one of {NORMALISATIONS}, got {normalise!r}")
-    check_chunk_tokens(chunk_tokens)
-    terms = _TokenLoss(
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        clip_ratio=clip_ratio,
-        temperature=temperature,
-        kl_weight=kl_weight,
-    )
-    chunk_loss = functools.partial(_chunk_loss, model, terms)
+    check_choice("normalise", normalise, NORMALISATIONS)
+    check_integer("chunk_tokens", chunk_tokens)
+    check_between("kl_weight", kl_weight, 0, math.inf, bounds="[)")
+    check_number("temperature", temperature, above=0)
+    if clip_ratio is None:
+        term = _cross_entropy(label_smoothing)
+    elif label_smoothing:
+        raise ValueError(f"label_smoothing must be 0 with clip_ratio, got {label_smoothing}")
+    else:
+        term = _clipped_ratio(clip_ratio, temperature)
+    term = _with_z_loss(term, z_loss)
+    chunk_loss = functools.partial(_chunk_loss, model, term, kl_weight)
 
     def loss(variables: Params, batch: Batch | PackedBatch) -> LossTerms:
         batch = jax.tree.map(jnp.asarray, batch)
@@ -152,94 +157,123 @@ def completion_loss(
             raise ValueError(f"kl_weight = {kl_weight} needs a reference; see with_reference")
         if clip_ratio is not None and batch.log_probs is None:
             raise ValueError(f"clip_ratio = {clip_ratio} needs batches with log_probs")
-        places = packed_places(batch) if isinstance(batch, PackedBatch) else row_places(batch)
-        hidden = _hidden_at(model, variables, batch, places.columns, rngs)
+        positions = (
+            packed_positions(batch) if isinstance(batch, PackedBatch) else row_positions(batch)
+        )
+        hidden = _hidden_at(model, variables, batch, positions.columns, rngs)
         wide = wide_dtype(hidden.dtype)
-        trained = places.weights > 0
-        num_tokens = jnp.sum(trained, dtype=jnp.int32)
-        shares, count = trained.astype(wide), num_tokens
-        if normalise == "sequence":
-            shares = shares / jnp.maximum(places.completion_lengths, 1).astype(wide)
-            count = places.num_sequences
+        num_tokens = jnp.sum(positions.weights > 0, dtype=jnp.int32)
+        shares, count = _shares(positions, num_tokens, normalise, wide)
         columns: dict[str, Array] = {
             "hidden": hidden,
-            "targets": jnp.take_along_axis(batch.tokens, places.columns, axis=1),
-            "weights": places.weights.astype(wide) * shares,
+            "targets": jnp.take_along_axis(batch.tokens, positions.columns, axis=1),
+            "weights": positions.weights.astype(wide) * shares,
             "shares": shares,
         }
         heads = {"policy": _head_variables(variables)}
         if clip_ratio is not None:
-            columns["log_probs"] = jnp.asarray(places.log_probs)
+            columns["log_probs"] = jnp.asarray(positions.log_probs)
         if reference is not None:
             fixed = {"params": reference}
             columns["reference_hidden"] = lax.stop_gradient(
-                _hidden_at(model, fixed, batch, places.columns)
+                _hidden_at(model, fixed, batch, positions.columns)
             )
             heads["reference"] = _head_variables(fixed)
         chunks, size = chunked(columns, chunk_tokens)
-        needed = needed_chunks(places.num_columns, size)
+        needed = needed_chunks(positions.num_columns, size)
         total, extra = sum_over_chunks(chunk_loss, needed, heads, chunks)
         return LossTerms(total=total, count=count.astype(wide), num_tokens=num_tokens, **extra)
 
     return loss
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _TokenLoss:
-    """The loss of a token; the fields are the arguments of `completion_loss`."""
+def _shares(
+    positions: LossPositions, num_tokens: Array, normalise: str, dtype: jnp.dtype
+) -> tuple[Array, Array]:
+    """`[B, C]` what a token counts for in the loss, and [] what the sum is divided by."""
+    shares = (positions.weights > 0).astype(dtype)
+    if normalise == "token":
+        return shares, num_tokens
+    shares = shares / jnp.maximum(positions.completion_lengths, 1).astype(dtype)
+    return shares, positions.num_sequences
 
-    label_smoothing: float
-    z_loss: float
-    clip_ratio: float | None
-    temperature: float
-    kl_weight: float
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
-        for name in ("z_loss", "kl_weight", "clip_ratio"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
-        if self.clip_ratio is not None and self.label_smoothing:
-            raise ValueError(
-                f"label_smoothing must be 0 with clip_ratio, got {self.label_smoothing}"
-            )
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be finite and above 0, got {self.temperature}")
+class _Tokens(NamedTuple):
+    """A chunk of tokens, as the terms of the loss read it.
 
-    def policy_term(
-        self, logits: Array, log_prob: Array, log_normaliser: Array, chunk: Mapping[str, Array]
-    ) -> tuple[Array, Array]:
-        """What depends on the policy alone, per token, and 1 where its ratio is at the bound."""
-        loss, clipped = -log_prob, jnp.zeros_like(log_prob)
-        if self.label_smoothing:
-            mean_log_prob = jnp.mean(logits, axis=-1) - log_normaliser
-            loss = (1 - self.label_smoothing) * loss - self.label_smoothing * mean_log_prob
-        if self.clip_ratio is not None:
-            warm = _prediction(logits / self.temperature, chunk["targets"]).log_prob
-            # Bounded before exp: a ratio of exp(800) would be inf, and its gradient NaN.
-            log_ratio = warm - chunk["log_probs"].astype(warm.dtype)
-            log_bound = jnp.asarray(math.log1p(self.clip_ratio), warm.dtype)
-            loss = -jnp.exp(jnp.minimum(log_ratio, log_bound))
-            clipped = (lax.stop_gradient(log_ratio) > log_bound).astype(warm.dtype)
-        if self.z_loss:
-            loss = loss + self.z_loss * jnp.square(log_normaliser)
-        return loss, clipped
+    Attributes:
+      logits: `[..., V]` of the policy.
+      prediction: what they say of the targets.
+      chunk: the columns of the batch, by name.
+    """
+
+    logits: Array
+    prediction: "_Prediction"
+    chunk: Mapping[str, Array]
+
+
+_TokenTerm = Callable[[_Tokens], tuple[Array, Array]]
+"""tokens -> the loss of each in nats, and 1 where its importance ratio was at the bound."""
+
+
+def _cross_entropy(label_smoothing: float) -> _TokenTerm:
+    """-(1 - a) log p(y) - a / V sum_v log p(v)."""
+    check_between("label_smoothing", label_smoothing, 0, 1, bounds="[)")
+
+    def term(tokens: _Tokens) -> tuple[Array, Array]:
+        log_prob, log_normaliser = tokens.prediction.log_prob, tokens.prediction.log_normaliser
+        loss = -log_prob
+        if label_smoothing:
+            mean_log_prob = jnp.mean(tokens.logits, axis=-1) - log_normaliser
+            loss = (1 - label_smoothing) * loss - label_smoothing * mean_log_prob
+        return loss, jnp.zeros_like(log_prob)
+
+    return term
+
+
+def _clipped_ratio(clip_ratio: float, temperature: float) -> _TokenTerm:
+    """-min(p(y) / q(y), 1 + e), with p at the temperature of the sampler."""
+    check_between("clip_ratio", clip_ratio, 0, math.inf, bounds="[)")
+
+    def term(tokens: _Tokens) -> tuple[Array, Array]:
+        log_prob = _prediction(tokens.logits / temperature, tokens.chunk["targets"]).log_prob
+        # Bounded before exp: a ratio of exp(800) would be inf, and its gradient NaN.
+        log_ratio = log_prob - tokens.chunk["log_probs"].astype(log_prob.dtype)
+        log_bound = jnp.asarray(math.log1p(clip_ratio), log_prob.dtype)
+        loss = -jnp.exp(jnp.minimum(log_ratio, log_bound))
+        return loss, (lax.stop_gradient(log_ratio) > log_bound).astype(log_prob.dtype)
+
+    return term
+
+
+def _with_z_loss(term: _TokenTerm, weight: float) -> _TokenTerm:
+    """The term, and beside it b (log Z)^2."""
+    check_between("z_loss", weight, 0, math.inf, bounds="[)")
+
+    def both(tokens: _Tokens) -> tuple[Array, Array]:
+        loss, clipped = term(tokens)
+        return loss + weight * jnp.square(tokens.prediction.log_normaliser), clipped
+
+    return both if weight else term
 
 
 def _chunk_loss(
-    model: nn.Module, terms: _TokenLoss, heads: Params, chunk: Mapping[str, Array]
+    model: nn.Module,
+    term: _TokenTerm,
+    kl_weight: float,
+    heads: Params,
+    chunk: Mapping[str, Array],
 ) -> tuple[Array, dict[str, Array]]:
     """The summed loss of a chunk of tokens, and the sums that are for people to look at."""
     logits: Any = model.apply(heads["policy"], chunk["hidden"], method="head")
-    log_prob, log_normaliser, log_max, entropy = _prediction(logits, chunk["targets"])
+    prediction = _prediction(logits, chunk["targets"])
+    log_prob, log_normaliser, log_max, entropy = prediction
     trained = chunk["weights"] > 0
 
     def total(values: Array, factors: Array | float = 1.0) -> Array:
         return jnp.sum(jnp.where(trained, factors * values, 0))
 
-    token_loss, clipped = terms.policy_term(logits, log_prob, log_normaliser, chunk)
+    token_loss, clipped = term(_Tokens(logits, prediction, chunk))
     loss = total(token_loss, chunk["weights"])
     kl = jnp.zeros_like(log_prob)
     if "reference_hidden" in chunk:
@@ -247,8 +281,8 @@ def _chunk_loss(
         # Subtracted before the normalisers are: equal logits give exactly 0.
         gap = jax.nn.log_softmax(logits) - jax.nn.log_softmax(lax.stop_gradient(reference))
         kl = jnp.sum(jnp.exp(logits - log_normaliser[..., None]) * gap, axis=-1)
-        if terms.kl_weight:
-            loss = loss + terms.kl_weight * total(kl, chunk["shares"])
+        if kl_weight:
+            loss = loss + kl_weight * total(kl, chunk["shares"])
     correct = (lax.stop_gradient(log_prob) >= log_max).astype(logits.dtype)
     return loss, {
         "entropy": total(entropy),
@@ -281,10 +315,10 @@ def token_log_probs(
       `[B, T - 1]` log-probabilities in nats. Column j belongs to completion token j; 0 past
       `completion_length`.
     """
-    check_chunk_tokens(chunk_tokens)
+    check_integer("chunk_tokens", chunk_tokens)
     batch = jax.tree.map(jnp.asarray, batch)
     variables = {name: tree for name, tree in variables.items() if name != "reference"}
-    index, valid = completion_places(batch)
+    index, valid = completion_positions(batch)
     hidden = _hidden_at(model, variables, batch, index)
     targets = jnp.take_along_axis(batch.tokens, index, axis=1)
     chunks, size = chunked({"hidden": hidden, "targets": targets}, chunk_tokens)
@@ -313,8 +347,9 @@ def mean_squared_error(predictions: Array, targets: Array, weights: Array | None
     Returns:
       [] the loss; 0 if the weights sum to 0.
 
-    >>> float(mean_squared_error(jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0])))
-    2.5
+    Example:
+      >>> float(mean_squared_error(jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0])))
+      2.5
     """
     chex.assert_equal_shape([predictions, targets])
     errors = jnp.square(predictions - targets).reshape(predictions.shape[0], -1)

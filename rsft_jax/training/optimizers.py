@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rsft_jax.numerics.checks import check_between, check_choice, check_integer, check_number
 from rsft_jax.types import Array, Params
 
 SCHEDULES = ("constant", "cosine", "linear")
@@ -45,15 +46,14 @@ def make_schedule(
     Raises:
       ValueError: naming the argument, its value and the allowed range.
 
-    >>> rate = make_schedule(1.0, "linear", warmup_steps=2, total_steps=6)
-    >>> [float(rate(t)) for t in range(6)]
-    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    Example:
+      >>> rate = make_schedule(1.0, "linear", warmup_steps=2, total_steps=6)
+      >>> [float(rate(t)) for t in range(6)]
+      [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
-    _check_number("learning_rate", learning_rate)
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
-    if warmup_steps < 0:
-        raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps}")
+    check_between("learning_rate", learning_rate, 0, math.inf, bounds="[)")
+    check_choice("schedule", schedule, SCHEDULES)
+    check_integer("warmup_steps", warmup_steps, 0)
     if schedule != "constant" and (total_steps is None or total_steps <= warmup_steps):
         raise ValueError(
             f"total_steps must be above warmup_steps = {warmup_steps} for the {schedule} "
@@ -133,37 +133,47 @@ def make_optimizer(
       Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235, algorithm 4 (Adafactor).
       Chen et al. 2023, https://arxiv.org/abs/2302.06675, algorithm 2 (Lion).
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"name must be one of {OPTIMIZERS}, got {name!r}")
-    _check_number("weight_decay", weight_decay)
+    check_choice("name", name, OPTIMIZERS)
+    check_between("weight_decay", weight_decay, 0, math.inf, bounds="[)")
     b2 = _DEFAULT_B2.get(name, 0.0) if b2 is None else b2
     fractions = {"b1": b1, "b2": b2, "momentum": momentum, "ema_decay": ema_decay}
     for argument, value in fractions.items():
-        if value is not None and not 0 <= value < 1:
-            raise ValueError(f"{argument} must be in [0, 1), got {value}")
-    if clip_norm is not None and not (math.isfinite(clip_norm) and clip_norm > 0):
-        raise ValueError(f"clip_norm must be finite and above 0, got {clip_norm}")
+        if value is not None:
+            check_between(argument, value, 0, 1, bounds="[)")
     rate = make_schedule(
         learning_rate, schedule, warmup_steps=warmup_steps, total_steps=total_steps
     )
-    parts = [] if clip_norm is None else [_clip_by_global_norm(clip_norm)]
-    if name == "adamw":
-        _check_number("eps", eps)
-        parts.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
-    elif name == "lion":
-        parts.append(optax.scale_by_lion(b1=b1, b2=b2))
-    elif name == "adafactor":
-        parts += [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)]
-        parts += [optax.scale_by_param_block_rms()]
-        parts += [optax.ema(momentum, debias=False)] if momentum else []
-    elif momentum:
-        parts.append(optax.trace(decay=momentum))
+    parts: list[optax.GradientTransformation] = []
+    if clip_norm is not None:
+        check_number("clip_norm", clip_norm, above=0)
+        parts.append(_clip_by_global_norm(clip_norm))
+    parts += _direction(name, b1=b1, b2=b2, eps=eps, momentum=momentum)
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=_decayed))
     parts.append(optax.scale_by_learning_rate(rate))
     if ema_decay is not None:
         parts.append(average_params(ema_decay))
     return _with_standard_promotion(optax.chain(*parts))
+
+
+def _direction(
+    name: str, *, b1: float, b2: float, eps: float, momentum: float
+) -> list[optax.GradientTransformation]:
+    """From the gradient to the step at a rate of 1: what the optimizers differ in."""
+    if name == "adamw":
+        check_between("eps", eps, 0, math.inf, bounds="[)")
+        return [optax.scale_by_adam(b1=b1, b2=b2, eps=eps)]
+    if name == "lion":
+        return [optax.scale_by_lion(b1=b1, b2=b2)]
+    if name == "adafactor":
+        average = [optax.ema(momentum, debias=False)] if momentum else []
+        return [
+            optax.scale_by_factored_rms(),
+            optax.clip_by_block_rms(1.0),
+            optax.scale_by_param_block_rms(),
+            *average,
+        ]
+    return [optax.trace(decay=momentum)] if momentum else []
 
 
 def average_params(decay: float) -> optax.GradientTransformation:
@@ -196,9 +206,10 @@ def averaged_params(opt_state: optax.OptState) -> Params:
     Raises:
       ValueError: the chain keeps none.
 
-    >>> tx = make_optimizer("sgd", learning_rate=0.1, ema_decay=0.9)
-    >>> averaged_params(tx.init({"x": 1.0}))
-    {'x': Array(1., dtype=float32)}
+    Example:
+      >>> tx = make_optimizer("sgd", learning_rate=0.1, ema_decay=0.9)
+      >>> averaged_params(tx.init({"x": 1.0}))
+      {'x': Array(1., dtype=float32)}
     """
 
     def is_average(node: Any) -> bool:
@@ -248,8 +259,3 @@ def _decayed(params: Params) -> Any:
         return jax.tree_util.keystr(path[-1:], simple=True) not in ("scale", "bias")
 
     return jax.tree_util.tree_map_with_path(is_matrix, params)
-
-
-def _check_number(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be finite and at least 0, got {value}")

@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rsft_jax.models.lora import ALL_TARGETS, init_lora, merge_lora, scale_lora
 from rsft_jax.models.transformer import TransformerConfig, stack_layers, unstack_layers
+from rsft_jax.numerics.checks import check_between, check_integer
 from rsft_jax.types import Array, Params, PRNGKey
 
 DEFAULT_REMAT = "dots"
@@ -94,10 +95,8 @@ def lora(
     Returns:
       The part; its trainable tree is a Flax collection "lora".
     """
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+    check_integer("rank", rank)
+    check_between("dropout", dropout, 0, 1, bounds="[)")
     scale = alpha / rank
 
     def split(params: Params) -> tuple[Params, Params]:
@@ -129,12 +128,10 @@ def last_layers(num_layers: int, *, remat: str = DEFAULT_REMAT) -> Part:
     Returns:
       The part. Its functions raise ValueError for a model with fewer layers.
     """
-    if num_layers < 1:
-        raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+    check_integer("num_layers", num_layers)
 
     def num_frozen(total: int) -> int:
-        if num_layers > total:
-            raise ValueError(f"num_layers must be in [1, {total}] here, got {num_layers}")
+        check_between("num_layers", num_layers, 1, total, note="here")
         return total - num_layers
 
     def split(params: Params) -> tuple[Params, Params]:

@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rsft_jax.models.transformer import Layer
+from rsft_jax.numerics.checks import check_integer
 from rsft_jax.sharding.rules import TrainShardings
 from rsft_jax.training.batches import Batch, PackedBatch
 from rsft_jax.training.losses import LossFn, LossTerms, completion_loss
@@ -85,8 +86,7 @@ def make_train_step(
     Raises:
       ValueError: if `accumulate` is below 1, or, at the first call, does not divide the batch.
     """
-    if accumulate < 1:
-        raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+    check_integer("accumulate", accumulate)
     loss_fn = completion_loss(model) if loss is None else loss
 
     def gradient(

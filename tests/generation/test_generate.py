@@ -311,8 +311,8 @@ def test_prompts_come_in_three_forms():
         ({"prompts": []}, "at least one prompt"),
         ({"prompts": [[1], []]}, "prompt 1 is empty"),
         ({"prompts": [[1, -2]]}, "holds the id -2"),
-        ({"num": 0}, "num_candidates must be at least 1, got 0"),
-        ({"slots": 0}, "slots must be at least 1 or None, got 0"),
+        ({"num": 0}, "num_candidates must be an integer >= 1, got 0"),
+        ({"slots": 0}, "slots must be an integer >= 1 or None, got 0"),
         ({"max_length": 13}, "prompt 2 has 5 tokens.*a context of 13 leaves room for 4"),
         ({"on_progress": print}, "on_progress needs slots"),
         ({"prompts": Prompts(np.ones((2, 3), int), np.array([1, 4]))}, r"in \[1, 3\]"),
@@ -326,14 +326,14 @@ def test_generate_refuses(options, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("max_new_tokens", 0, "max_new_tokens must be at least 1, got 0"),
-        ("temperature", -1.0, "temperature must be finite and >= 0, got -1.0"),
-        ("temperature", float("nan"), "temperature must be finite"),
-        ("top_k", -1, "top_k must be >= 0"),
-        ("top_p", 0.0, r"top_p must be in \(0, 1\], got 0.0"),
+        ("max_new_tokens", 0, "max_new_tokens must be an integer >= 1, got 0"),
+        ("temperature", -1.0, r"temperature must be in \[0, inf\) \(0 is greedy\), got -1.0"),
+        ("temperature", float("nan"), "temperature must be in"),
+        ("top_k", -1, "top_k must be an integer >= 0"),
+        ("top_p", 0.0, r"top_p must be in \(0, 1\] \(1 is off\), got 0.0"),
         ("top_p", 1.5, r"top_p must be in \(0, 1\]"),
         ("min_p", 1.5, r"min_p must be in \[0, 1\]"),
-        ("stop_token_ids", (-1,), "stop_token_ids must be >= 0"),
+        ("stop_token_ids", (-1,), "stop_token_ids must be an integer >= 0 each"),
     ],
 )
 def test_sampling_params_refuse(field, value, message):

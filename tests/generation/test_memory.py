@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rsft_jax.generation import SamplingParams, generation_memory, init_state, prefill
-from rsft_jax.generation.device import _decode
+from rsft_jax.generation.programs import compiled_decode
 from rsft_jax.models import cache_fn, logits_fn
 from tests.generation.toys import small_transformer
 
@@ -40,7 +40,7 @@ def test_the_formula_is_what_a_decoding_step_holds(dtype):
     shapes = jax.eval_shape(lambda: params)
     assert memory == generation_memory(policy, shapes, init_cache=cache, prompts_at_once=3, **SHAPE)
     # One cache: the program updates it in place and holds no second one beside it.
-    compiled = _decode.lower(
+    compiled = compiled_decode.lower(
         prepared, state, np.int32(1), np.int32(1), logits_fn=policy, sampling=law, sharding=None
     ).compile()
     analysis = compiled.memory_analysis()
@@ -57,5 +57,5 @@ def test_what_a_cache_less_policy_holds_is_the_sequences():
 
 @pytest.mark.parametrize("name", ["slots", "prompt_length", "max_new_tokens", "prompts_at_once"])
 def test_a_count_below_one_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer >= 1, got 0"):
         generation_memory(lambda *a: a, None, **(SHAPE | {name: 0}))

@@ -82,7 +82,7 @@ def test_it_promises_no_law():
         ({"fraction": 1.0}, r"fraction must be in \(0, 1\), got 1.0"),
         ({"fraction": 0.0}, r"fraction must be in \(0, 1\)"),
         ({"score": lambda prompts, tokens: [1.0]}, "score must return"),
-        ({"num": 0}, "num_candidates must be at least 1"),
+        ({"num": 0}, "num_candidates must be an integer >= 1"),
     ],
 )
 def test_pruning_refuses(options, message):

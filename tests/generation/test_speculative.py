@@ -212,10 +212,13 @@ def test_lookup_proposes_what_followed_the_last_time():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: _policy(num=0), "num_drafts must be at least 1, got 0"),
-        (lambda: _policy(verification="none"), 'verification must be "token" or "block"'),
-        (lambda: NgramDraft(0, 5), "size must be at least 1, got 0"),
-        (lambda: dataclasses.replace(_policy(), num_drafts=-1), "num_drafts must be at least 1"),
+        (lambda: _policy(num=0), "num_drafts must be an integer >= 1, got 0"),
+        (lambda: _policy(verification="none"), r"verification must be one of .*, got 'none'"),
+        (lambda: NgramDraft(0, 5), "size must be an integer >= 1, got 0"),
+        (
+            lambda: dataclasses.replace(_policy(), num_drafts=-1),
+            "num_drafts must be an integer",
+        ),
     ],
 )
 def test_speculation_refuses(make, message):

@@ -18,7 +18,7 @@ from rsft_jax.models.attention import (
     causal_attention,
     rotate,
 )
-from rsft_jax.models.remat import kept
+from rsft_jax.models.remat import save_as
 
 # One block; a block and one token more; four blocks, even and with a shorter last one.
 LENGTHS = (1, 7, 65, 256, 259)
@@ -187,7 +187,7 @@ def test_what_is_kept_is_kept_in_bits_where_a_cpu_would_convert_it(dtype, capsys
     policy = jax.checkpoint_policies.save_only_these_names("it")
 
     def f(x):
-        return jnp.square(kept(jnp.sin(x), "it"))
+        return jnp.square(save_as(jnp.sin(x), "it"))
 
     checkpointed = jax.checkpoint(f, policy=policy)
     assert _saved(capsys, checkpointed, x) == ["f32[3,4]" if dtype == "float32" else "u16[3,4]"]

@@ -88,7 +88,7 @@ def test_lora_a_has_variance_one_over_inputs():
 
 
 def test_lora_refuses_a_rank_below_one():
-    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="rank must be an integer >= 1, got 0"):
         init_lora(jax.random.key(0), make_params(), rank=0)
 
 

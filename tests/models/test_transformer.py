@@ -266,7 +266,7 @@ def test_equal_models_share_one_compilation():
     [
         ({"num_kv_heads": 4}, "num_kv_heads must divide num_heads = 6, got 4"),
         ({"head_dim": 5}, "head_dim must be even"),
-        ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
+        ({"num_layers": 0}, "num_layers must be an integer >= 1, got 0"),
         ({"frozen_layers": 1}, "frozen_layers needs scan_layers"),
         ({"remat": "some"}, r"remat must be one of .* got 'some'"),
         ({"scan_layers": True, "frozen_layers": 4}, r"frozen_layers must be in \[0, 3\], got 4"),

@@ -126,12 +126,12 @@ def test_bad_arguments_are_refused():
     logits = jnp.zeros((1, 5))
     for options in ({"max_checks": 0}, {"num_accepts": 0}):
         with pytest.raises(
-            ValueError, match=f"{next(iter(options))} must be an integer >= 1; got 0"
+            ValueError, match=f"{next(iter(options))} must be an integer >= 1, got 0"
         ):
             constrained_sample(jax.random.key(0), logits, lambda t: t > 0, **options)
-    with pytest.raises(ValueError, match="chunk must be an integer >= 1; got 0"):
+    with pytest.raises(ValueError, match="chunk must be an integer >= 1, got 0"):
         squeeze(jax.random.key(0), jnp.zeros(3), jnp.zeros(3), lambda i: i * 1.0, chunk=0)
-    with pytest.raises(ValueError, match=r"logits must be.*V >= 1; got shape \(1, 0\)"):
+    with pytest.raises(ValueError, match=r"logits must be.*V >= 1, got shape \(1, 0\)"):
         constrained_sample(jax.random.key(0), logits[:, :0], lambda t: t > 0)
     with pytest.raises(ValueError, match="typed key"):
         constrained_sample(0, logits, lambda t: t > 0)

@@ -78,7 +78,7 @@ SAMPLERS = {
     "constrained_sample": lambda key, q, p: constrained_sample(key, q[:, 0], allows),
     "importance_resample": lambda key, q, p: importance_resample(key, q[:, 0], 2),
     "importance_resample_distinct": lambda key, q, p: importance_resample(
-        key, q[:, 0], 2, replacement=False
+        key, q[:, 0], 2, replace=False
     ),
     "rejection_control": lambda key, q, p: rejection_control(key, jax.nn.log_softmax(q), -6.0),
     "squeeze": squeezed,
@@ -193,5 +193,5 @@ def test_count_that_is_no_count_is_refused(value):
         "n": lambda n: best_of_n_kl(n),
         "num": lambda n: importance_resample(key, Q[0], n),
     }.items():
-        with pytest.raises(ValueError, match=f"{name} must be an integer >= 1; got {value!r}"):
+        with pytest.raises(ValueError, match=f"{name} must be an integer >= 1, got {value!r}"):
             call(value)

@@ -139,13 +139,13 @@ def test_best_of_n_estimate_follows_bound_for_rare_and_log_prob_for_many():
     (lambda: acceptance_rate(1, 2, confidence=1), "confidence.*1"),
     (lambda: acceptance_rate(1, 2, confidence="x"), "confidence.*'x'"),
     (lambda: unbiased_rate(1, 5), "1 of 5"),
-    (lambda: exhaustion_probability(1.5, 3), r"rate must be in \[0, 1\]; got 1.5"),
-    (lambda: exhaustion_probability(0.5, -1), "max_attempts must be an integer >= 0; got -1"),
+    (lambda: exhaustion_probability(1.5, 3), r"rate must be in \[0, 1\], got 1.5"),
+    (lambda: exhaustion_probability(0.5, -1), "max_attempts must be an integer >= 0, got -1"),
     (lambda: accepted_law_distance(jnp.zeros(2), float("nan")), "log_envelope.*nan"),
-    (lambda: best_of_n_kl(0), "n must be an integer >= 1; got 0"),
-    (lambda: win_rate_bound(0), "n must be an integer >= 1; got 0"),
-    (lambda: best_of_n_kl_estimate(jnp.float32(-1), 0), "n must be an integer >= 1; got 0"),
-    (lambda: best_of_n_law(jnp.ones(1), jnp.ones(1), 0), "n must be an integer >= 1; got 0"),
+    (lambda: best_of_n_kl(0), "n must be an integer >= 1, got 0"),
+    (lambda: win_rate_bound(0), "n must be an integer >= 1, got 0"),
+    (lambda: best_of_n_kl_estimate(jnp.float32(-1), 0), "n must be an integer >= 1, got 0"),
+    (lambda: best_of_n_law(jnp.ones(1), jnp.ones(1), 0), "n must be an integer >= 1, got 0"),
 ])  # fmt: skip
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):

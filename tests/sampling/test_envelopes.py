@@ -92,7 +92,7 @@ def test_empirical_envelope_shows_a_late_jump():
 
 
 def test_empirical_envelope_refuses_a_first_guess_that_is_none():
-    with pytest.raises(ValueError, match="log_envelope must be a number, not NaN; got nan"):
+    with pytest.raises(ValueError, match="log_envelope must be a number, not NaN, got nan"):
         EmpiricalEnvelope().init(float("nan"))
 
 

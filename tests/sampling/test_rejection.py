@@ -253,14 +253,14 @@ def test_dtypes_half_and_double():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"max_attempts": 0}, "max_attempts must be an integer >= 1; got 0"),
+    ({"max_attempts": 0}, "max_attempts must be an integer >= 1, got 0"),
     ({"log_envelope": float("nan")}, "log_envelope.*nan"),
     ({"log_envelope": float("inf")}, "log_envelope.*inf"),
     ({"log_envelope": -float("inf")}, "log_envelope.*-inf"),
     ({"log_envelope": -0.1}, r"log_envelope must be in \[0, inf\).*-0.1"),
     ({"log_envelope": np.float32("nan")}, "log_envelope.*nan"),
     ({"log_envelope": np.float32(-1)}, "log_envelope.*-1"),
-    ({"log_envelope": np.array(np.inf)}, "log_envelope must be a finite number; got.*inf"),
+    ({"log_envelope": np.array(np.inf)}, "log_envelope must be a finite number, got.*inf"),
     ({"log_envelope": "2"}, "log_envelope.*'2'"),
 ])  # fmt: skip
 def test_bad_arguments_are_refused(options, message):
@@ -271,7 +271,7 @@ def test_bad_arguments_are_refused(options, message):
 def test_bad_keys_and_vocabularies_are_refused():
     with pytest.raises(ValueError, match=r"one vocabulary.*125.*124"):
         rejection_sample(jax.random.key(0), LOG_Q, LOG_P[:-1])
-    with pytest.raises(ValueError, match=r"proposal_logits must be.*V >= 1; got shape \(3, 0\)"):
+    with pytest.raises(ValueError, match=r"proposal_logits must be.*V >= 1, got shape \(3, 0\)"):
         rejection_sample(jax.random.key(0), jnp.zeros((3, 0)), jnp.zeros((3, 0)))
     for key in (jnp.zeros(2, jnp.uint32), jax.random.split(jax.random.key(0)), 0):
         with pytest.raises(ValueError, match="typed key"):

@@ -40,9 +40,7 @@ def without_replacement():
 def test_resampling_follows_weights_and_order_of_draws(draws):
     both = pair_counts(importance_resample(jax.random.key(0), rows(draws), 2))
     assert_law(both, np.outer(LAW, LAW))
-    distinct = pair_counts(
-        importance_resample(jax.random.key(1), rows(draws), 2, replacement=False)
-    )
+    distinct = pair_counts(importance_resample(jax.random.key(1), rows(draws), 2, replace=False))
     assert_law(distinct, without_replacement())
     assert_rejects(both, without_replacement())
     assert_rejects(distinct, np.outer(LAW, LAW))
@@ -51,11 +49,11 @@ def test_resampling_follows_weights_and_order_of_draws(draws):
 def test_resampling_edges():
     inf = jnp.inf
     weights = jnp.array([[0.0, -inf, -inf], [-inf, -inf, -inf], [jnp.nan, 0, 0]])
-    picks = importance_resample(jax.random.key(0), weights, 2, replacement=False)
+    picks = importance_resample(jax.random.key(0), weights, 2, replace=False)
     assert picks.tolist() == [[0, -1], [-1, -1], [-1, -1]]
     again = importance_resample(jax.random.key(0), weights, 2)
     assert again.tolist() == [[0, 0], [-1, -1], [-1, -1]]
-    everything = importance_resample(jax.random.key(0), jnp.zeros(4), 4, replacement=False)
+    everything = importance_resample(jax.random.key(0), jnp.zeros(4), 4, replace=False)
     assert sorted(everything.tolist()) == [0, 1, 2, 3]
 
 
@@ -79,12 +77,12 @@ def test_rejection_control_never_keeps_no_weight():
 
 
 def test_bad_arguments_are_refused():
-    for num, replacement in ((0, True), (0, False), (6, False)):
+    for num, replace in ((0, True), (0, False), (6, False)):
         with pytest.raises(ValueError, match=f"num must be.*{num}"):
-            importance_resample(jax.random.key(0), jnp.zeros(5), num, replacement=replacement)
-    with pytest.raises(ValueError, match=r"K >= 1; got \(2, 0\)"):
+            importance_resample(jax.random.key(0), jnp.zeros(5), num, replace=replace)
+    with pytest.raises(ValueError, match=r"K >= 1, got shape \(2, 0\)"):
         importance_resample(jax.random.key(0), jnp.zeros((2, 0)), 1)
-    with pytest.raises(ValueError, match="log_threshold must be a number, not NaN; got nan"):
+    with pytest.raises(ValueError, match="log_threshold must be a number, not NaN, got nan"):
         rejection_control(jax.random.key(0), jnp.zeros(5), float("nan"))
     with pytest.raises(ValueError, match="typed key"):
         importance_resample(0, jnp.zeros(5), 1)

@@ -84,10 +84,10 @@ def test_allocation_jits():
     ("options", "words"),
     [
         ({"budget": 3, "floor": 2}, "budget=3, floor=2, P=2"),
-        ({"budget": 0}, "budget must be an integer >= 1; got 0"),
-        ({"budget": 9, "floor": -1}, "floor must be an integer >= 0; got -1"),
-        ({"budget": 9, "alpha": 0.0}, "alpha must be a finite number > 0; got 0.0"),
-        ({"budget": 9, "exponent": 0.5}, r"exponent must be in \[1, inf\); got 0.5"),
+        ({"budget": 0}, "budget must be an integer >= 1, got 0"),
+        ({"budget": 9, "floor": -1}, "floor must be an integer >= 0, got -1"),
+        ({"budget": 9, "alpha": 0.0}, "alpha must be a finite number > 0, got 0.0"),
+        ({"budget": 9, "exponent": 0.5}, r"exponent must be in \[1, inf\), got 0.5"),
     ],
 )
 def test_allocation_refuses_bad_arguments(options, words):

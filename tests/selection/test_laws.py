@@ -280,7 +280,7 @@ def test_chain_of_exact_rules_has_the_law_of_both(draws):
 def test_control_of_a_fixed_count_draws_the_proposal():
     assert_law(counts_of(random_control(top_k(2)), DEFAULT_DRAWS, 6, one=True), Q)
     assert_rejects(counts_of(top_k(2), DEFAULT_DRAWS, 6, one=True), Q)
-    # Where the count hangs on the rewards it does not quite, as its docstring says.
+    # Where the count depends on the rewards it does not quite, as its docstring says.
     control = random_control(threshold(MINIMUM))
     assert_rejects(counts_of(control, DEFAULT_DRAWS, 2), Q)
 

@@ -149,7 +149,7 @@ def test_rising_threshold_must_rise(minimums):
 
 
 def test_rising_threshold_counts_rounds_from_one():
-    with pytest.raises(ValueError, match="round must be an integer >= 1; got 0"):
+    with pytest.raises(ValueError, match="round must be an integer >= 1, got 0"):
         rising_threshold([0.0])(0)
 
 

@@ -105,12 +105,12 @@ def test_weight_zero_and_empty_completions_are_left_out():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"multiple_of": 0}, "multiple_of must be at least 1, got 0"),
-        ({"max_weight": 0.0}, "max_weight must be positive, got 0.0"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"multiple_of": 0}, "multiple_of must be an integer >= 1, got 0"),
+        ({"max_weight": 0.0}, r"max_weight must be in \(0, inf\], got 0.0"),
         ({"max_length": 2}, "row 1 has 3 tokens .* max_length = 2"),
-        ({"weights": [1.0, float("nan")]}, "finite and at least 0, got nan in row 1"),
-        ({"weights": [-1.0, 1.0]}, "finite and at least 0, got -1.0 in row 0"),
+        ({"weights": [1.0, float("nan")]}, r"in \[0, inf\), got nan in row 1"),
+        ({"weights": [-1.0, 1.0]}, r"in \[0, inf\), got -1.0 in row 0"),
         ({"weights": [1.0]}, r"weights must have the shape \(2,\), got \(1,\)"),
         ({"prompt_tokens": [[1], []]}, "prompt_tokens must not be empty, but row 1 is"),
         ({"prompt_tokens": [[1]]}, "completion_tokens has 2 rows, prompt_tokens has 1"),
@@ -224,7 +224,7 @@ def test_old_sequences_make_up_the_wanted_part():
     ("changes", "message"),
     [
         ({"row_length": 3}, "row 0 has 4 tokens .* more than max_length = 3"),
-        ({"row_length": 0}, "row_length must be at least 1, got 0"),
+        ({"row_length": 0}, "row_length must be an integer >= 1, got 0"),
         ({"log_probs": [[-1.0]]}, r"row 0 has the shape \(1,\) and 2 tokens"),
         ({"log_probs": [[-1.0, -np.inf]]}, "log_probs must be finite, but row 0 is not"),
         ({"log_probs": []}, "log_probs has 0 rows, prompt_tokens has 1"),

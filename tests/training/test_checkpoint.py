@@ -228,9 +228,12 @@ def test_what_a_killed_save_left_is_cleared(checkpoints, tmp_path):
 
 
 def test_checkpoints_refuse_bad_arguments(tmp_path):
-    with pytest.raises(ValueError, match="max_to_keep must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_to_keep must be an integer >= 1, got 0"):
         Checkpoints(tmp_path, max_to_keep=0)
-    with Checkpoints(tmp_path) as c, pytest.raises(ValueError, match="step must be at least 0"):
+    with (
+        Checkpoints(tmp_path) as c,
+        pytest.raises(ValueError, match="step must be an integer >= 0"),
+    ):
         c.save(-1, _arrays(), {})
 
 

@@ -298,5 +298,5 @@ def test_mean_squared_error_weighs_rows():
 def test_loss_refuses_bad_arguments():
     with pytest.raises(ValueError, match=r"normalise must be one of .* got 'batch'"):
         completion_loss(Bigram(), normalise="batch")
-    with pytest.raises(ValueError, match="chunk_tokens must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="chunk_tokens must be an integer >= 1, got 0"):
         completion_loss(Bigram(), chunk_tokens=0)

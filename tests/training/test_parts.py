@@ -165,13 +165,13 @@ def _products(jaxpr):
 
 
 def test_parts_refuse_bad_arguments():
-    with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_layers must be an integer >= 1, got 0"):
         last_layers(0)
     with pytest.raises(ValueError, match=r"num_layers must be in \[1, 3\] here, got 4"):
         last_layers(4).model(CONFIG)
     with pytest.raises(ValueError, match=r"num_layers must be in \[1, 3\] here, got 4"):
         last_layers(4).split(make_params())
-    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="rank must be an integer >= 1, got 0"):
         lora(jax.random.key(0), rank=0)
 
 

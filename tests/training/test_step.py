@@ -98,7 +98,7 @@ def test_sixteen_rows_at_once_equal_four_by_four_and_one_by_sixteen():
 
 
 def test_accumulate_that_does_not_divide_names_the_nearest():
-    with pytest.raises(ValueError, match="accumulate must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="accumulate must be an integer >= 1, got 0"):
         make_train_step(MODEL, PART, accumulate=0)
     step = make_train_step(MODEL, PART, accumulate=5)
     with pytest.raises(ValueError, match=r"divide the batch of 8 rows, got 5; nearest: 4"):
