@@ -12,7 +12,7 @@ import numpy as np
 
 from rsft_jax import rounds
 from rsft_jax.generation import Completions
-from rsft_jax.rewards import distinct_n, self_bleu
+from rsft_jax.metrics import distinct_n, self_bleu
 from rsft_jax.rollouts import RolloutStore, read_rollouts
 from rsft_jax.sampling import acceptance_rate, effective_sample_size
 from rsft_jax.selection import Selection, SelectionRule, random_control, stage_names

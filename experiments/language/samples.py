@@ -8,15 +8,8 @@ import numpy as np
 from rsft_jax.data import Prompt
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.generation import Completions
-from rsft_jax.rewards import (
-    Interval,
-    WeightedSum,
-    as_rewards,
-    bootstrap_interval,
-    distinct_n,
-    guard,
-    self_bleu,
-)
+from rsft_jax.metrics import Interval, bootstrap_interval, distinct_n, self_bleu
+from rsft_jax.rewards import WeightedSum, as_rewards, guard
 from rsft_jax.selection import Selection, SelectionRule, stage_names
 from rsft_jax.types import RewardFn
 

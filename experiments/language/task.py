@@ -31,8 +31,9 @@ from rsft_jax.generation import (
     score,
     stop_strings,
 )
+from rsft_jax.metrics import Interval
 from rsft_jax.models import Transformer, cache_fn, logits_fn
-from rsft_jax.rewards import Interval, WeightedSum
+from rsft_jax.rewards import WeightedSum
 from rsft_jax.selection import SelectionRule
 from rsft_jax.sharding import (
     TrainShardings,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from rsft_jax.metrics.intervals import bootstrap_interval
+from rsft_jax.metrics import bootstrap_interval
 from rsft_jax.rollouts import read_rollouts, write_rollouts
 
 NASTY = "<script>alert('x')</script> & \"quoted\" <img src=http://example.invalid/x.png> $x^2$"

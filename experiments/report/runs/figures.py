@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from rsft_jax.rewards import Interval
+from rsft_jax.metrics import Interval
 
 from .. import text
 from ..palette import LIGHT, RAMP, SERIES

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rsft_jax.rewards import Interval
+from rsft_jax.metrics import Interval, Verdict, verdict
 
 from ...terminal.errors import ConfigError, shown
-from ..comparisons import Verdict, compare
+from ..comparisons import compare
 from ..load import Event, Run, load_run, number
 from ..run.acceptance import gaussian_rate, predicted_rate
 from ..run.textbook_figures import law_events
@@ -128,9 +128,7 @@ class Summary:
     @property
     def verdict(self) -> Verdict:
         """Whether the gain over the control is sure."""
-        if self.gain.low > 0:
-            return "above"
-        return "below" if self.gain.high < 0 else "undecided"
+        return verdict(self.gain)
 
 
 @dataclasses.dataclass(frozen=True)
