@@ -13,7 +13,7 @@ from rsft_jax.metrics import Interval
 from .. import text
 from ..palette import LIGHT, RAMP, SERIES
 from ..plot import WIDTH, Plot, legend_above, make_axes
-from ..run.acceptance import gaussian_rate, predicted_rate
+from .expected import gaussian_rate, predicted_rate
 from .summary import Point, RunSet, Summary
 
 _MARKERS = "osD^vPX*"

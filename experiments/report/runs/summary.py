@@ -17,9 +17,9 @@ from rsft_jax.metrics import Interval, Verdict, verdict
 from ...terminal.errors import ConfigError, shown
 from ..comparisons import compare
 from ..load import Event, Run, load_run, number
-from ..run.acceptance import gaussian_rate, predicted_rate
 from ..run.textbook_figures import law_events
 from ..text import printable
+from .expected import gaussian_rate, predicted_rate
 
 NONE = Interval(math.nan, math.nan, math.nan)
 _NOT_SETTINGS = ("output_dir", "resume", "name", "store", "kind", "allow_packages")

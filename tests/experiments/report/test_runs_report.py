@@ -12,8 +12,8 @@ import yaml
 
 from rsft_jax.experiments.language import make
 from rsft_jax.experiments.report import write_runs_report
-from rsft_jax.experiments.report.run.acceptance import gaussian_rate, predicted_rate
 from rsft_jax.experiments.report.run.differences import new_words
+from rsft_jax.experiments.report.runs.expected import gaussian_rate, predicted_rate
 from rsft_jax.experiments.report.runs.page import headline
 from rsft_jax.experiments.report.runs.summary import summarise
 from rsft_jax.experiments.runs.folder import find_runs
