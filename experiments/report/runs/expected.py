@@ -1,10 +1,23 @@
-"""What share of candidates a rule accepts, worked out from their rewards and without its coins."""
+"""What share of candidates a rule is expected to accept: by its own probabilities, not its coins.
 
+The rule is asked for them, on the rewards of candidates that are there: nothing here knows what a
+rule does. JAX is imported when a rule is asked, so that a report of one run starts without it.
+"""
+
+import dataclasses
+import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ...settings import schema
+from ...settings.typed import build
+from ...terminal.errors import ConfigError
+
+if TYPE_CHECKING:
+    import jax
 
 
 def predicted_rate(rewards: np.ndarray, selection: Mapping[str, Any]) -> float:
@@ -18,53 +31,81 @@ def predicted_rate(rewards: np.ndarray, selection: Mapping[str, Any]) -> float:
       selection: settings of the rule, as in a run's `selection`.
 
     Returns:
-      Expected accepted over scored candidates; NaN for a rule that is not known here.
+      Expected accepted over scored candidates; NaN for a rule that cannot be asked: its settings
+      are not whole or do not fit the candidates, or it is a function of somebody's own, whose code
+      no report runs.
 
-    >>> predicted_rate(np.array([[0.0, 1.0]]), {"rule": "threshold", "minimum": 0.5})
-    0.5
+    Example:
+      >>> rule = {"rule": "threshold", "minimum": 0.5, "budget": None}
+      >>> predicted_rate(np.array([[0.0, 1.0]]), rule)
+      0.5
     """
-    scored = np.isfinite(rewards)
-    counts = scored.sum(axis=1)
-    if not counts.sum():
+    num_scored = int(np.isfinite(rewards).sum())
+    if not num_scored:
         return math.nan
-    probs = _accept_probs(rewards, scored, selection)
-    if probs is None:
+    try:
+        settings = build(schema.SelectionConfig, selection, "selection")
+        if isinstance(settings, schema.OwnRule):
+            return math.nan
+        probs = accept_probs(rewards, settings)
+    except ValueError:  # ConfigError among them: a stored run may hold anything
         return math.nan
-    expected = [_expected_accepted(row, selection.get("budget")) for row in probs]
-    return float(np.sum(expected) / counts.sum())
+    expected = [_expected_accepted(row, getattr(settings, "budget", None)) for row in probs]
+    return float(np.sum(expected) / num_scored)
 
 
-def gaussian_rate(mean: float, deviation: float) -> float:
-    """The rate 1/M of the exact rule of the Gaussian experiment.
+def accept_probs(rewards: np.ndarray, settings: schema.SelectionConfig) -> np.ndarray:
+    """The probability that a rule accepts each candidate, before its budget.
 
-    >>> round(gaussian_rate(1.0, 0.75), 3)
-    0.239
+    Args:
+      rewards: `[P, N]`, NaN where there is no score.
+      settings: of the rule.
+
+    Returns:
+      `[P, N]` `Selection.accept_prob` of the rule; where it draws no coin, 0 or 1.
     """
-    return deviation * math.exp(-(mean**2) / (2 * (1 - deviation**2)))
+    values = dataclasses.asdict(settings)
+    numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+    kind = dataclasses.replace(settings, **dict.fromkeys(numbers, 0.0))
+    return np.asarray(_probs_of(kind)(numbers, rewards), np.float64)
 
 
-def _accept_probs(
-    rewards: np.ndarray, scored: np.ndarray, selection: Mapping[str, Any]
-) -> np.ndarray | None:
-    """`[P, N]` probability that the rule alone, without its budget, accepts a candidate."""
-    rule = selection.get("rule")
-    values = np.where(scored, rewards, -np.inf)
-    counts = np.maximum(scored.sum(axis=1, keepdims=True), 1)
-    if rule == "statistical_rejection":
-        bound = selection.get("max_reward")
-        top = values.max(axis=1, keepdims=True) if bound is None else bound
-        with np.errstate(invalid="ignore"):
-            log_probs = np.minimum((values - top) / selection["beta"], 0.0)
-        return np.where(scored, np.exp(log_probs), 0.0)
-    if rule == "threshold":
-        return np.where(scored, values >= selection["minimum"], False).astype(np.float64)
-    if rule in ("top_k", "random_control", "best_of_n"):
-        k = 1 if rule == "best_of_n" else selection["k"]
-        return np.where(scored, np.minimum(k / counts, 1.0), 0.0)
-    return None
+def gaussian_rate(problem: Mapping[str, Any]) -> float:
+    """The rate 1/M of the exact rule of the Gaussian experiment; NaN where `problem` is not whole.
+
+    Example:
+      >>> settings = {"num_inputs": 10, "curvature": 1.0, "noise": 0.1}
+      >>> round(gaussian_rate({**settings, "mean": 1.0, "deviation": 0.75}), 3)
+      0.239
+    """
+    from ...textbook.run import log_envelope
+
+    try:
+        return math.exp(-log_envelope(build(schema.ProblemConfig, problem, "problem")))
+    except ConfigError:
+        return math.nan
+
+
+@functools.cache
+def _probs_of(kind: schema.SelectionConfig) -> "jax.stages.Wrapped":
+    """`(numbers, rewards) -> accept_prob`, compiled once for all values of a rule's numbers."""
+    import jax
+
+    from rsft_jax.selection import Candidates
+
+    from ...language.make import make_unlimited_rule
+
+    @jax.jit
+    def probs(numbers: Mapping[str, "jax.Array"], rewards: "jax.Array") -> "jax.Array":
+        rule = make_unlimited_rule(dataclasses.replace(kind, **numbers))
+        candidates = Candidates(rewards=rewards, valid=jax.numpy.isfinite(rewards))
+        return rule.select(jax.random.key(0), candidates).accept_prob  # the key draws coins alone
+
+    return probs
 
 
 def _expected_accepted(probs: np.ndarray, budget: int | None) -> float:
+    """E min(budget, K), K the number of heads of independent coins `[N]`."""
     if budget is None:
         return float(probs.sum())
     law = np.zeros(budget + 1)  # of min(budget, accepted so far)

@@ -398,11 +398,15 @@ def _curves(
 
 
 def _expected_curve(runs: Sequence[Summary], axis: str, grid: np.ndarray) -> np.ndarray | None:
-    best = runs[0]
-    if axis.startswith("problem."):
-        settings = {n: best.settings[f"problem.{n}"] for n in ("mean", "deviation")}
-        leaf = axis.rpartition(".")[2]
-        return np.array([gaussian_rate(**{**settings, leaf: float(x)}) for x in grid])
+    """The expected rate over values of a setting, all others as the best run has them."""
+    group, _, leaf = axis.partition(".")
+    settings = {
+        name.removeprefix(f"{group}."): value
+        for name, value in runs[0].settings.items()
+        if name.startswith(f"{group}.")
+    }
+    if group == "problem":
+        return np.array([gaussian_rate({**settings, leaf: float(x)}) for x in grid])
     rewards = [run.rewards for run in runs if run.rewards is not None]
     if not rewards:
         return None
@@ -411,13 +415,7 @@ def _expected_curve(runs: Sequence[Summary], axis: str, grid: np.ndarray) -> np.
         [np.pad(r, ((0, 0), (0, width - r.shape[1])), constant_values=np.nan) for r in rewards]
     )
     pooled = np.unique(pooled, axis=0)  # runs that share candidates count once
-    rule = {
-        name.removeprefix("selection."): value
-        for name, value in best.settings.items()
-        if name.startswith("selection.")
-    }
-    leaf = axis.rpartition(".")[2]
-    return np.array([predicted_rate(pooled, {**rule, leaf: float(x)}) for x in grid])
+    return np.array([predicted_rate(pooled, {**settings, leaf: float(x)}) for x in grid])
 
 
 def _widened(axis: str, xs: np.ndarray) -> tuple[float, float]:

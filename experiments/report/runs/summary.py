@@ -296,8 +296,6 @@ def _gaussian_figures(run: Run) -> dict[str, Any]:
         gain = Interval(a.mean - b.mean, a.mean - b.mean - half, a.mean - b.mean + half)
     rates = [_interval(e, "acceptance", "acceptance_rate") for e in run.series("round", "exact")]
     laws = [law for law in law_events(run) if law["arm"] == "exact"]
-    mean, deviation = run.setting("problem.mean"), run.setting("problem.deviation")
-    known = isinstance(mean, int | float) and isinstance(deviation, int | float)
     return {
         "points": arms["exact"],
         "control": arms["proposal"],
@@ -308,7 +306,7 @@ def _gaussian_figures(run: Run) -> dict[str, Any]:
         if rates
         else NONE,
         "last_acceptance": rates[-1] if rates else NONE,
-        "predicted": gaussian_rate(mean, deviation) if known else math.nan,
+        "predicted": gaussian_rate(run.config.get("problem", {})),
         "rewards": None,
     }
 
