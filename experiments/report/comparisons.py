@@ -16,6 +16,9 @@ from .load import Part, Run
 
 SCORES = ("reward", "judge")
 
+Tone = Literal["good", "bad", "open"]
+"""Of a result, for its colour."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -62,7 +65,7 @@ class Headline:
     """
 
     title: str
-    tone: Literal["good", "bad", "open"]
+    tone: Tone
     sentences: tuple[str, ...]
 
 
@@ -241,7 +244,7 @@ def _the(name: str) -> str:
 
 def _title(
     versus_base: Comparison, versus_control: Comparison | None, judges: list[Comparison]
-) -> tuple[str, Literal["good", "bad", "open"]]:
+) -> tuple[str, Tone]:
     if versus_base.verdict == "below":
         return "The trained policy is worse than the base model", "bad"
     if versus_base.verdict == "undecided":

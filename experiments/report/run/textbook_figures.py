@@ -197,10 +197,8 @@ def loss_by_round(run: Run, key: str) -> Plot | None:
     for arm, events in lines.items():
         colour, rounds = arm_colour(arm), [e["round"] for e in events]
         panel.plot(rounds, [number(e, key) for e in events], color=colour, marker="o", label=arm)
-        panel.fill_between(
-            rounds, *([number(e, f"{key}_{end}") for e in events] for end in ("low", "high")),
-            color=colour, alpha=0.16, linewidth=0,
-        )  # fmt: skip
+        lows, highs = ([number(e, f"{key}_{end}") for e in events] for end in ("low", "high"))
+        panel.fill_between(rounds, lows, highs, color=colour, alpha=0.16, linewidth=0)
         if math.isfinite(best := number(events[-1], f"{key}_best")):
             panel.axhline(best, color=colour, linewidth=1.1, linestyle=_DOTTED)
     panel.set_yscale("log")

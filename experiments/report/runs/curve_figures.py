@@ -204,9 +204,7 @@ def _draw_panel(axis: Axes, panel: Panel, groups: Sequence[Group]) -> None:
     axis.set_title(panel.title)
     axis.set_xlabel(panel.x_title)
     axis.margins(x=0.06)
-    axis.locator_params(axis="x", nbins=6)
-    if panel.x_title == "round":
-        axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="x", nbins=6, integer=panel.x_title == "round")
     xs = [x for group in groups for run in group.runs for x, _ in _pairs(run, panel)]
     if max(xs, default=0) >= 1000:
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

@@ -139,8 +139,8 @@ def _draw_parallel(scales: Sequence[Scale], titles: Sequence[str], ranks: np.nda
         colour = RAMP[min(int(strength * len(RAMP)), len(RAMP) - 1)]
         ys = [scale.heights[run] for scale in scales]
         panel.plot(xs, ys, color=colour, linewidth=1.2 + 1.2 * strength, solid_capstyle="round")
-    for x, scale in zip(xs, scales):
-        _draw_scale(panel, x, scale, is_last=x == xs[-1])
+    for x, scale in enumerate(scales):
+        _draw_scale(panel, x, scale, is_last=x == len(scales) - 1)
     panel.set_xticks(xs, [_wrapped(title) for title in titles], color=LIGHT["ink"])
     panel.set_yticks([])
     panel.set_ylim(-0.07, 1.07)
