@@ -2,23 +2,23 @@
 
 import importlib
 import sys
-from pathlib import Path
+
+BENCHMARKS = ("generation", "population", "reselect", "sampling", "selection", "training")
+"""Modules here with a `main`; the others are their parts."""
 
 
 def main() -> int:
     """Runs the benchmarks named on the command line, by default all."""
-    known = sorted(
-        path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")
-    )
-    chosen = sys.argv[1:] or known
-    unknown = [name for name in chosen if name not in known]
+    chosen = sys.argv[1:] or BENCHMARKS
+    unknown = [name for name in chosen if name not in BENCHMARKS]
     if unknown:
-        print(f"unknown benchmark {unknown[0]!r}; there are: {', '.join(known)}", file=sys.stderr)
+        there = ", ".join(BENCHMARKS)
+        print(f"unknown benchmark {unknown[0]!r}; there are: {there}", file=sys.stderr)
         return 2
     for name in chosen:
         print(f"== {name}", flush=True)
         sys.argv = [name]  # each benchmark reads its own arguments, here its defaults
-        importlib.import_module(f"rsft_jax.experiments.benchmarks.{name}").main()
+        importlib.import_module(f"{__package__}.{name}").main()
     return 0
 
 

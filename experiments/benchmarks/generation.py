@@ -27,24 +27,21 @@ what is not weights.
 """
 
 import argparse
-import contextlib
-import ctypes
-import functools
-import gc
 import json
-import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from .memory import resident, watched_memory
+from .policy import Bench, chat, draw, load, questions
+from .roofline import ROWS, limit, machine, picture, step_work
 
 CASES = (
     "fixed 64",
@@ -57,45 +54,7 @@ CASES = (
     "compile",
 )
 """What a default run measures, each in float32 and bfloat16."""
-_ROWS = (1, 2, 4, 8, 16, 32, 64)
 _SHAPES = {"fixed 64": (8, 8), "fixed 8": (1, 8), "fixed 1": (1, 1)}
-
-
-class Bench(NamedTuple):
-    """The policy, and what `generate` is told about it."""
-
-    model: Any
-    params: Any
-    tokenizer: Any
-    dtype: str
-
-
-def load(dtype: str) -> Bench:
-    """SmolLM2-135M-Instruct in the given precision."""
-    import jax
-
-    from rsft_jax.interop import load_pretrained
-
-    from ..language.assets import fetch
-
-    pretrained = load_pretrained(fetch("smollm2-135m-instruct"), dtype=dtype)
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), pretrained.params)
-    return Bench(pretrained.model, params, pretrained.tokenizer, dtype)
-
-
-def draw(bench: Bench, seed: int, prompts: Any, num: int, sampling: Any, **options: Any) -> Any:
-    """One call of `generate`, waited for."""
-    import jax
-
-    from rsft_jax.generation import generate
-    from rsft_jax.models import cache_fn, logits_fn
-
-    return jax.block_until_ready(
-        generate(
-            jax.random.key(seed), logits_fn(bench.model), bench.params, prompts,
-            num_candidates=num, sampling=sampling, init_cache=cache_fn(bench.model), **options,
-        )
-    )  # fmt: skip
 
 
 def timed(run: Callable[[int], int], runs: int) -> dict[str, float]:
@@ -120,39 +79,6 @@ def timed(run: Callable[[int], int], runs: int) -> dict[str, float]:
         "peak_gib": round(max(peak), 2),
         "drawing_gib": round(max(peak) - held, 2),
     }
-
-
-def resident(*, trim: bool = False) -> float:
-    """GiB that the process holds now; where the system does not say, the most so far.
-
-    With `trim`, glibc first gives back what has been freed; elsewhere nothing happens.
-    """
-    pages = Path("/proc/self/statm")
-    if trim:
-        gc.collect()
-        with contextlib.suppress(AttributeError, OSError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-    if pages.exists():
-        return int(pages.read_text().split()[1]) * resource.getpagesize() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-@contextlib.contextmanager
-def watched_memory() -> Iterator[list[float]]:
-    """A list that fills with `resident`, 20 times a second."""
-    seen, over = [resident()], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.05):
-            seen.append(resident())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def fixed(bench: Bench, prompts: int, candidates: int, arguments: argparse.Namespace) -> dict:
@@ -242,7 +168,7 @@ def early(bench: Bench, arguments: argparse.Namespace) -> dict:
     sampling = SamplingParams(max_new_tokens=32)
 
     def reward(rows: Any, tokens: Sequence[Any]) -> Any:
-        # A verdict that hangs on every token and passes one in four.
+        # A verdict that depends on every token and passes one in four.
         return np.array(
             [float(zlib.crc32(np.asarray(t, np.int32).tobytes()) % 4 == 0) for t in tokens]
         )
@@ -331,63 +257,19 @@ def first_call(bench: Bench) -> dict:
 def compile_times(arguments: argparse.Namespace) -> dict:
     """The first call in a fresh process without a persistent cache, and in one that has it."""
     with tempfile.TemporaryDirectory() as folder:
-        kept = os.environ | {
+        environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": folder,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-        found = [run_case("first call", arguments.dtype, arguments, kept) for _ in range(2)]
+        cold, cached = (
+            run_case("first call", arguments.dtype, arguments, environment) for _ in range(2)
+        )
     return {
-        "cold_seconds": found[0]["seconds"],
-        "cached_seconds": found[1]["seconds"],
-        "programs": found[0]["programs"],
+        "cold_seconds": cold["seconds"],
+        "cached_seconds": cached["seconds"],
+        "programs": cold["programs"],
     }
-
-
-@functools.cache
-def machine(dtype: str) -> dict[str, float]:
-    """Measured GB and GFLOP a second, both with every core."""
-    import jax
-    import jax.numpy as jnp
-
-    def best(function: Any, *arguments: Any) -> float:
-        jax.block_until_ready(function(*arguments))
-        seconds = []
-        for _ in range(7):
-            start = time.perf_counter()
-            jax.block_until_ready(function(*arguments))
-            seconds.append(time.perf_counter() - start)
-        return min(seconds)
-
-    size = 2048
-    a = jnp.ones((size, size), dtype)
-    product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    x = jnp.ones((2**16, 2**11), jnp.float32)
-    return {
-        "gb_per_second": round(x.nbytes / best(jax.jit(lambda x: x.sum(axis=1)), x) / 1e9, 1),
-        "gflop_per_second": round(2 * size**3 / best(product, a, a) / 1e9, 1),
-    }
-
-
-def step_work(bench: Bench, rows: int, length: int) -> dict[str, float]:
-    """GB that a decoding step reads, weights and cache, and GFLOP that it computes."""
-    import jax
-
-    from rsft_jax.models import cache_fn
-
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(bench.params))
-    cache = jax.eval_shape(lambda: cache_fn(bench.model)(rows, length))
-    read = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(bench.params))
-    c = bench.model.config
-    each = 2 * numbers + 4 * c.num_layers * c.num_heads * c.head_dim * length
-    return {"step_gb": round((weights + read) / 1e9, 4), "step_gflop": round(rows * each / 1e9, 4)}
-
-
-def limit(rows: int, work: dict[str, float], can: dict[str, float]) -> float:
-    """Tokens a second if a step took no longer than its reading, or its arithmetic."""
-    reading = work["step_gb"] / can["gb_per_second"]
-    return rows / max(reading, work["step_gflop"] / can["gflop_per_second"])
 
 
 def memory(bench: Bench, rows: int, prompts: int, arguments: argparse.Namespace) -> Any:
@@ -419,52 +301,28 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         return name | fixed(bench, 1, int(arguments.case.split()[1]), arguments)
     if arguments.case == "first call":
         return name | first_call(bench)
-    return name | globals()[arguments.case.split()[0]](bench, arguments)
+    cases = {"many prompts": many, "natural": natural, "early": early, "lookup": lookup}
+    return name | cases[arguments.case](bench, arguments)
 
 
-def picture(path: str, arguments: argparse.Namespace) -> None:
-    """Tokens a second over rows, and the limit of the machine."""
-    import matplotlib
+def known_figures(path: str | None) -> dict[tuple[str, int | None], dict[str, Any]]:
+    """What earlier runs printed to a file, by dtype and rows."""
+    if path is None:
+        return {}
+    lines = map(json.loads, Path(path).read_text().splitlines())
+    return {(figures["dtype"], figures.get("rows")): figures for figures in lines}
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    known = {}
-    if arguments.figures:
-        for line in Path(arguments.figures).read_text().splitlines():
-            found = json.loads(line)
-            known[found["dtype"], found.get("rows")] = found
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    for dtype, color, below in (("float32", "#4477aa", True), ("bfloat16", "#cc6677", False)):
-        found = [
-            known.get((dtype, rows)) or run_case(f"rows {rows}", dtype, arguments) for rows in _ROWS
+def draw_roofline(arguments: argparse.Namespace) -> None:
+    """Draws the picture; what no earlier run has measured is measured first."""
+    known = known_figures(arguments.figures)
+    figures = {
+        dtype: [
+            known.get((dtype, rows)) or run_case(f"rows {rows}", dtype, arguments) for rows in ROWS
         ]
-        rates = [figures["tokens_per_second"] for figures in found]
-        # One look at the machine varies by half: the median of those that the cases took.
-        can = {
-            name: statistics.median(figures[name] for figures in found)
-            for name in ("gb_per_second", "gflop_per_second")
-        }
-        limits = [limit(rows, figures, can) for rows, figures in zip(_ROWS, found)]
-        axes.plot(_ROWS, rates, "o-", color=color, label=f"{dtype}, measured")
-        axes.plot(_ROWS, limits, "--", color=color, alpha=0.7, label=f"{dtype}, limit")
-        for rows, rate in zip(_ROWS, rates):
-            axes.annotate(
-                f"{rate:.0f}", (rows, rate), (0, -13 if below else 6), color=color, fontsize=8,
-                textcoords="offset points", ha="center",
-            )  # fmt: skip
-    axes.set(
-        xscale="log", yscale="log", xlabel="rows decoded at once", ylabel="tokens per second",
-        title="SmolLM2-135M on 2 cores: 64-token prompts, 128 new tokens, prefill included",
-    )  # fmt: skip
-    axes.title.set_fontsize(10)
-    axes.set_xticks(_ROWS, [str(rows) for rows in _ROWS])
-    ticks = (20, 50, 100, 200, 500, 1000, 2000)
-    axes.set_yticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+        for dtype in ("float32", "bfloat16")
+    }
+    picture(arguments.picture, figures)
 
 
 def run_case(
@@ -483,35 +341,9 @@ def run_case(
     return json.loads(line.splitlines()[-1])
 
 
-def questions(count: int) -> list[str]:
-    """Short questions, half of them arithmetic."""
-    topics = (
-        "Name three uses of",
-        "Write a sentence about",
-        "Explain to a child what is",
-        "Describe",
-    )
-    things = ("a paper clip", "the sea", "a baker", "rain", "a prime number", "bees", "a grey cat")
-    asked = []
-    for i in range(count):
-        a, b, c = 3 + 7 * i % 23, 2 + 5 * i % 17, 1 + i % 5
-        asked.append(
-            f"{topics[i // 2 % 4]} {things[i // 2 % 7]}."
-            if i % 2
-            else f"Ana has {a} coins, gets {b} more and gives {c} away. How many are left? "
-            "Think step by step, then give the number."
-        )
-    return asked
-
-
-def chat(question: str) -> str:
-    """A question as the model's chat template has it."""
-    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the case given, or all default cases."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--case", help=f"one of {', '.join(CASES)}, or 'rows N'; by default all")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--picture", help="draw the roofline picture to this file and end")
@@ -521,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args(argv)
     if arguments.picture:
-        picture(arguments.picture, arguments)
+        draw_roofline(arguments)
         return
     known = (*CASES, "first call")
     if arguments.case and arguments.case not in known and not arguments.case.startswith("rows "):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from rsft_jax.generation import Completions
-from rsft_jax.metrics.intervals import Interval
+from rsft_jax.metrics import Interval
 from rsft_jax.policies import PromptBatch, first_candidates, score_texts
 from rsft_jax.rollouts import Record, to_rows, write_rollouts
 from rsft_jax.training import Checkpoints, TrainState

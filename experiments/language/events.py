@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from rsft_jax.generation import Completions
-from rsft_jax.metrics.diversity import distinct_n, self_bleu
-from rsft_jax.metrics.intervals import Interval, bootstrap_interval
+from rsft_jax.metrics import Interval, bootstrap_interval, distinct_n, self_bleu
 from rsft_jax.policies import Stopped, verdict_of
 from rsft_jax.rollouts import Record, RolloutStore, to_rows
 from rsft_jax.rounds import RoundReport

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rsft_jax.metrics.diversity import distinct_n, self_bleu
+from rsft_jax.metrics import distinct_n, self_bleu
 from rsft_jax.numerics.round_keys import round_keys
 from rsft_jax.rollouts import Record, RolloutStore, read_rollouts
 from rsft_jax.rounds import select_candidates

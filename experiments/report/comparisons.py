@@ -1,22 +1,23 @@
-"""Which policy is better, and is it sure? Paired comparisons on held-out prompts, and their words.
+"""Which policies of a run are compared on held-out prompts, and the result in words.
 
-Every comparison pairs the two policies prompt by prompt, so that what they share on a prompt
-cancels; its interval resamples prompts. A claim is made only when the interval excludes zero.
+The arithmetic is that of `rsft_jax.metrics.compare_paired`: what two policies share on a prompt
+cancels, and a claim is made only when the interval of their difference excludes zero.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from rsft_jax.metrics.intervals import paired_difference_interval
+from rsft_jax.metrics import Interval, Verdict, compare_paired, prompt_means, verdict
 
 from . import text
 from .load import Part, Run
 
 SCORES = ("reward", "judge")
 
-Verdict = Literal["above", "below", "undecided"]
+Tone = Literal["good", "bad", "open"]
+"""Of a result, for its colour."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +51,7 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """What the interval says: zero inside it, or an interval missing, decides nothing."""
-        if self.low > 0:
-            return "above"
-        return "below" if self.high < 0 else "undecided"
+        return verdict(Interval(self.mean, self.low, self.high))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Headline:
     """
 
     title: str
-    tone: Literal["good", "bad", "open"]
+    tone: Tone
     sentences: tuple[str, ...]
 
 
@@ -133,46 +132,30 @@ def headline(run: Run, comparisons: tuple[Comparison, ...]) -> Headline:
     return Headline(title, tone, tuple(sentences))
 
 
-def prompt_means(part: Part, score: str) -> dict[str, float]:
-    """Returns the mean score of every prompt; NaN for one without a scored sample."""
-    values: dict[str, list[float]] = {}
-    for prompt, value in zip(part.data["prompt_id"], part.data[score]):
-        values.setdefault(prompt, []).append(float(value))
-    return {
-        prompt: float(np.mean(kept)) if (kept := [v for v in row if np.isfinite(v)]) else np.nan
-        for prompt, row in values.items()
-    }
-
-
 def _comparison(
     run: Run, score: str, first: str, a: Part | None, second: str, b: Part | None, round_: int
 ) -> Comparison | None:
     if a is None or b is None:
         return None
-    means_a, means_b = prompt_means(a, score), prompt_means(b, score)
-    prompts = [
-        prompt
-        for prompt, value in means_a.items()
-        if np.isfinite(value) and np.isfinite(means_b.get(prompt, np.nan))
-    ]
-    if not prompts:
+    paired = compare_paired(_means(a, score), _means(b, score), run.confidence)
+    if not paired.num_prompts:
         return None
-    values_a = np.asarray([means_a[prompt] for prompt in prompts])
-    values_b = np.asarray([means_b[prompt] for prompt in prompts])
-    options: dict[str, Any] = {"confidence": run.confidence}
-    mean, low, high = paired_difference_interval(values_a, values_b, **options)
     return Comparison(
         score=score,
         first=first,
         second=second,
         round=round_,
-        num_prompts=len(prompts),
-        first_mean=float(values_a.mean()),
-        second_mean=float(values_b.mean()),
-        mean=mean,
-        low=low,
-        high=high,
+        num_prompts=paired.num_prompts,
+        first_mean=paired.first_mean,
+        second_mean=paired.second_mean,
+        mean=paired.difference.mean,
+        low=paired.difference.low,
+        high=paired.difference.high,
     )
+
+
+def _means(part: Part, score: str) -> dict[str, float]:
+    return prompt_means(part.data["prompt_id"], part.data[score])
 
 
 def _without_comparison(run: Run) -> Headline:
@@ -261,7 +244,7 @@ def _the(name: str) -> str:
 
 def _title(
     versus_base: Comparison, versus_control: Comparison | None, judges: list[Comparison]
-) -> tuple[str, Literal["good", "bad", "open"]]:
+) -> tuple[str, Tone]:
     if versus_base.verdict == "below":
         return "The trained policy is worse than the base model", "bad"
     if versus_base.verdict == "undecided":

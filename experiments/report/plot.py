@@ -19,7 +19,7 @@ from .palette import LIGHT
 
 WIDTH = 3.9  # inches; at 96 pixels to the inch, as wide as a phone
 
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib's own keys have a type that it does not export
     "axes.axisbelow": True,
     "axes.edgecolor": LIGHT["muted"],
     "axes.facecolor": "none",

@@ -1,0 +1,37 @@
+"""Measures of what was drawn and scored: how sure, how much better, how varied. NumPy alone.
+
+| name | question it answers |
+|---|---|
+| `bootstrap_interval` | How far can the mean of `[P, N]` scores be off? |
+| `paired_difference_interval` | And the mean difference of two policies on the same prompts? |
+| `prompt_means`, `compare_paired` | The same from prompt ids and scores as a file holds them |
+| `verdict` | Does an interval decide anything? |
+| `distinct_n`, `self_bleu` | How different are texts from one another? |
+| `Interval`, `PairedComparison`, `Verdict` | In what form do these answer? |
+
+Letters: P prompts, N candidates per prompt. NaN is a score that there is not: it is left out, and
+what has nothing to be measured by is NaN.
+"""
+
+from rsft_jax.metrics.comparison import (
+    PairedComparison,
+    Verdict,
+    compare_paired,
+    prompt_means,
+    verdict,
+)
+from rsft_jax.metrics.diversity import distinct_n, self_bleu
+from rsft_jax.metrics.intervals import Interval, bootstrap_interval, paired_difference_interval
+
+__all__ = [
+    "Interval",
+    "PairedComparison",
+    "Verdict",
+    "bootstrap_interval",
+    "compare_paired",
+    "distinct_n",
+    "paired_difference_interval",
+    "prompt_means",
+    "self_bleu",
+    "verdict",
+]

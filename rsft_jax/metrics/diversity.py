@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rsft_jax.rewards.texts import split_words
+from rsft_jax.texts import split_words
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Returns (different n-grams) / (n-grams) over all texts together, in (0, 1].
+    """The share (different n-grams) / (n-grams) over all texts together, in (0, 1].
 
     It falls as texts repeat themselves and one another, and also as there is more text: compare
     equal numbers of texts of like length. NaN when no text has n words.
@@ -21,11 +21,16 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
       texts: any number of texts; lower-case words count, punctuation does not.
       n: words in an n-gram, at least 1.
 
-    >>> distinct_n(["the cat sat", "the cat ran"], 2)
-    0.75
+    Raises:
+      ValueError: n is below 1.
 
-    Source: Li et al., A diversity-promoting objective function for neural conversation models,
-    NAACL 2016, section 5.
+    Example:
+      >>> distinct_n(["the cat sat", "the cat ran"], 2)
+      0.75
+
+    References:
+      Li et al., A diversity-promoting objective function for neural conversation models, NAACL
+      2016, section 5.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
@@ -36,7 +41,7 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 def self_bleu(
     texts: Sequence[str], max_n: int = 4, *, max_texts: int | None = 1000, seed: int = 0
 ) -> float:
-    """Returns the mean BLEU of every text against all others, in [0, 1]; higher is less diverse.
+    """The mean BLEU of every text against all others, in [0, 1]; higher is less diverse.
 
     For a text with clipped n-gram precisions p_n and length c, and r the length among the others
     nearest to c (the shorter of two): min(1, exp(1 - r / c)) * exp(mean_n log p_n). The mean runs
@@ -54,11 +59,16 @@ def self_bleu(
       max_texts: a larger set is reduced to a random subset of this size; None for no limit.
       seed: of that subset.
 
-    >>> self_bleu(["the cat sat", "the cat sat"]), self_bleu(["a b c d", "e f g h"]) < 0.1
-    (1.0, True)
+    Raises:
+      ValueError: `max_n` is below 1, or `max_texts` below 2.
 
-    Source: Zhu et al., Texygen: a benchmarking platform for text generation models, SIGIR 2018,
-    section 2.2; Papineni et al., BLEU, ACL 2002; Chen and Cherry, WMT 2014.
+    Example:
+      >>> self_bleu(["the cat sat", "the cat sat"]), self_bleu(["a b c d", "e f g h"]) < 0.1
+      (1.0, True)
+
+    References:
+      Zhu et al., Texygen: a benchmarking platform for text generation models, SIGIR 2018, section
+      2.2; Papineni et al., BLEU, ACL 2002; Chen and Cherry, WMT 2014.
     """
     if max_n < 1:
         raise ValueError(f"max_n must be at least 1, got {max_n}")

@@ -28,7 +28,7 @@ def bootstrap_interval(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Returns the mean of the values and a bootstrap interval for it.
+    """The mean of the values and a bootstrap interval for it.
 
     Prompts are drawn with replacement, each with all its candidates, and the mean over what was
     drawn is taken anew; the interval lies between two quantiles of these means. The quantiles are
@@ -49,12 +49,16 @@ def bootstrap_interval(
     Returns:
       `(mean, low, high)`; NaN ends for fewer than two prompts, a NaN mean for none.
 
-    >>> bootstrap_interval([1.0, 1.0, 1.0])
-    Interval(mean=1.0, low=1.0, high=1.0)
+    Raises:
+      ValueError: values of another rank or with an infinity, or an option out of its range.
 
-    Source: Efron and Tibshirani, An introduction to the bootstrap, 1993, chapter 13; Hesterberg,
-    What teachers should know about the bootstrap, The American Statistician 69(4), 2015,
-    section 3.4.
+    Example:
+      >>> bootstrap_interval([1.0, 1.0, 1.0])
+      Interval(mean=1.0, low=1.0, high=1.0)
+
+    References:
+      Efron and Tibshirani, An introduction to the bootstrap, 1993, chapter 13; Hesterberg, What
+      teachers should know about the bootstrap, The American Statistician 69(4), 2015, section 3.4.
     """
     _check_options(confidence, num_resamples)
     rows = np.asarray(values, dtype=np.float64)
@@ -86,7 +90,7 @@ def paired_difference_interval(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Returns the mean over prompts of a - b and a bootstrap interval for it.
+    """The mean over prompts of a - b and a bootstrap interval for it.
 
     What two policies share on a prompt (some prompts are sad) cancels in the difference, so that
     this interval is narrower than the two apart; compare policies with it, and not by whether two
@@ -102,8 +106,12 @@ def paired_difference_interval(
     Returns:
       `(mean, low, high)` of the difference over the prompts scored on both sides.
 
-    >>> paired_difference_interval([2.0, 5.0, 9.0], [1.0, 4.0, 8.0])
-    Interval(mean=1.0, low=1.0, high=1.0)
+    Raises:
+      ValueError: a and b do not hold equally many prompts, or as in `bootstrap_interval`.
+
+    Example:
+      >>> paired_difference_interval([2.0, 5.0, 9.0], [1.0, 4.0, 8.0])
+      Interval(mean=1.0, low=1.0, high=1.0)
     """
     first, second = _prompt_means(a, "a"), _prompt_means(b, "b")
     if len(first) != len(second):

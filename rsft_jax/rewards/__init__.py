@@ -6,8 +6,6 @@ the packages they need are imported when they are called, and come with the extr
 `rsft_jax[rewards]`.
 """
 
-from rsft_jax.metrics.diversity import distinct_n, self_bleu
-from rsft_jax.metrics.intervals import Interval, bootstrap_interval, paired_difference_interval
 from rsft_jax.rewards.columns import ColumnReward, from_columns, to_columns
 from rsft_jax.rewards.combine import WeightedSum, weighted_sum
 from rsft_jax.rewards.guarded import GuardedReward, RewardError, ScoreReport, as_rewards, guard
@@ -21,34 +19,28 @@ from rsft_jax.rewards.texts import (
     candidates_shape,
     from_batch_score,
     from_text_score,
-    split_sentences,
-    split_words,
 )
+from rsft_jax.texts import split_sentences, split_words
 
 __all__ = [
     "ColumnReward",
     "GuardedReward",
-    "Interval",
     "PromptRow",
     "RewardError",
     "ScoreReport",
     "Term",
     "WeightedSum",
     "as_rewards",
-    "bootstrap_interval",
     "candidates_shape",
-    "distinct_n",
     "from_batch_score",
     "from_columns",
     "from_text_score",
     "guard",
     "length_penalty",
     "offensive",
-    "paired_difference_interval",
     "polarity",
     "reading_ease",
     "repetition",
-    "self_bleu",
     "sentiment",
     "split_sentences",
     "split_words",

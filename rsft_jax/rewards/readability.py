@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from rsft_jax.rewards.texts import from_text_score, split_sentences, split_words
+from rsft_jax.rewards.texts import from_text_score
+from rsft_jax.texts import split_sentences, split_words
 
 if TYPE_CHECKING:
     from rsft_jax.types import RewardFn

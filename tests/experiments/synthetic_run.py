@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from rsft_jax.metrics.intervals import bootstrap_interval
+from rsft_jax.metrics import bootstrap_interval
 from rsft_jax.rollouts import read_rollouts, write_rollouts
 
 NASTY = "<script>alert('x')</script> & \"quoted\" <img src=http://example.invalid/x.png> $x^2$"
@@ -24,7 +24,12 @@ CONFIG = {
     "control": True,
     "policy": {"asset": "smollm2-135m-instruct", "path": None, "dtype": "float32"},
     "sampling": {"num_candidates": 8, "max_new_tokens": 64, "temperature": 1.0},
-    "selection": {"rule": "statistical_rejection", "beta": 0.3, "budget": 2},
+    "selection": {
+        "rule": "statistical_rejection",
+        "beta": 0.3,
+        "max_reward": None,
+        "budget": 2,
+    },
     "reward": {"sentiment": 1.0, "offensive": 1.0, "repetition": 1.0, "length": 0.5},
     "training": {"part": {"name": "lora", "rank": 8}, "learning_rate": 1e-4},
     "evaluation": {"num_prompts": 80, "num_candidates": 2, "confidence": 0.95},

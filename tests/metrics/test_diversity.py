@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsft_jax.rewards import distinct_n, self_bleu
+from rsft_jax.metrics import distinct_n, self_bleu
 
 words = st.lists(st.sampled_from("abcde"), min_size=1, max_size=9).map(" ".join)
 texts = st.lists(words, min_size=2, max_size=6)

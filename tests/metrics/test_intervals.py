@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rsft_jax.rewards import bootstrap_interval, paired_difference_interval
+from rsft_jax.metrics import bootstrap_interval, paired_difference_interval
 
 NAN = float("nan")
 

@@ -64,14 +64,15 @@ def densities(laws: Sequence[Event]) -> Plot | None:
     axes[-1].set_xlabel("z, where target and proposal differ")
     legend_above(figure, axes[0])
     return Plot(
-        "densities",
-        "What each rule samples",
-        "Density of the accepted samples along z (filled), of the rule's own exact law (line) and "
-        "of the target (dashed), in bins equally likely under the target; the two outer bins are "
-        "open, and drawn to three deviations.",
-        "Histograms of accepted samples. " + _described(laws, ("mean", "mean_exact", "variance")),
-        figure,
-        _bin_rows(laws),
+        name="densities",
+        title="What each rule samples",
+        caption="Density of the accepted samples along z (filled), of the rule's own exact law "
+        "(line) and of the target (dashed), in bins equally likely under the target; the two outer "
+        "bins are open, and drawn to three deviations.",
+        alt="Histograms of accepted samples. "
+        + _described(laws, ("mean", "mean_exact", "variance")),
+        figure=figure,
+        rows=_bin_rows(laws),
     )
 
 
@@ -98,13 +99,13 @@ def relative_to_target(laws: Sequence[Event]) -> Plot | None:
     panel.set_xlabel("quantile of the target")
     legend_above(figure, panel, columns=4)
     return Plot(
-        "relative-to-target",
-        "Where each law differs from the target",
-        "Share of each bin relative to the target's: dots are samples, lines the exact laws. A "
-        "flat line at 1 is the target itself.",
-        "Shares relative to the target. " + _described(laws, ("tv_target", "tv_own")),
-        figure,
-        _bin_rows(laws),
+        name="relative-to-target",
+        title="Where each law differs from the target",
+        caption="Share of each bin relative to the target's: dots are samples, lines the exact "
+        "laws. A flat line at 1 is the target itself.",
+        alt="Shares relative to the target. " + _described(laws, ("tv_target", "tv_own")),
+        figure=figure,
+        rows=_bin_rows(laws),
     )
 
 
@@ -139,14 +140,14 @@ def distances(laws: Sequence[Event]) -> Plot | None:
     panel.set_xlabel("total variation")
     legend_above(figure, panel, columns=2)
     return Plot(
-        "distances",
-        "Distance of the laws",
-        "Total variation over the bins. Samples of the right law stay inside the gate but for a "
-        "probability of 5e−9, so a mark beyond it is another law.",
-        "Total variation. "
+        name="distances",
+        title="Distance of the laws",
+        caption="Total variation over the bins. Samples of the right law stay inside the gate but "
+        "for a probability of 5e−9, so a mark beyond it is another law.",
+        alt="Total variation. "
         + _described(laws, ("tv_target", "tv_target_exact", "tv_own", "tv_gate")),
-        figure,
-        _rows(laws, "tv_target", "tv_target_exact", "tv_own", "tv_gate"),
+        figure=figure,
+        rows=_rows(laws, "tv_target", "tv_target_exact", "tv_own", "tv_gate"),
     )
 
 
@@ -171,12 +172,15 @@ def acceptance_rates(laws: Sequence[Event]) -> Plot | None:
     panel.set_xlabel("accepted / proposed")
     legend_above(figure, panel)
     return Plot(
-        "acceptance",
-        "Acceptance rates",
-        "Observed rate with its 95 % interval (often narrower than its line), and the exact rate.",
-        "Acceptance. " + _described(laws, ("acceptance_rate", "acceptance_exact")),
-        figure,
-        _rows(laws, "acceptance_rate", "acceptance_low", "acceptance_high", "acceptance_exact"),
+        name="acceptance",
+        title="Acceptance rates",
+        caption="Observed rate with its 95 % interval (often narrower than its line), and the "
+        "exact rate.",
+        alt="Acceptance. " + _described(laws, ("acceptance_rate", "acceptance_exact")),
+        figure=figure,
+        rows=_rows(
+            laws, "acceptance_rate", "acceptance_low", "acceptance_high", "acceptance_exact"
+        ),
     )
 
 
@@ -193,10 +197,8 @@ def loss_by_round(run: Run, key: str) -> Plot | None:
     for arm, events in lines.items():
         colour, rounds = arm_colour(arm), [e["round"] for e in events]
         panel.plot(rounds, [number(e, key) for e in events], color=colour, marker="o", label=arm)
-        panel.fill_between(
-            rounds, *([number(e, f"{key}_{end}") for e in events] for end in ("low", "high")),
-            color=colour, alpha=0.16, linewidth=0,
-        )  # fmt: skip
+        lows, highs = ([number(e, f"{key}_{end}") for e in events] for end in ("low", "high"))
+        panel.fill_between(rounds, lows, highs, color=colour, alpha=0.16, linewidth=0)
         if math.isfinite(best := number(events[-1], f"{key}_best")):
             panel.axhline(best, color=colour, linewidth=1.1, linestyle=_DOTTED)
     panel.set_yscale("log")
@@ -208,21 +210,21 @@ def loss_by_round(run: Run, key: str) -> Plot | None:
     legend_above(figure, panel)
     on_target = key == "loss_target"
     return Plot(
-        key.replace("_", "-"),
-        "Loss on the target" if on_target else "Loss on the accepted samples",
-        "Of the linear model trained on each arm's samples, on inputs drawn from the target; "
-        "dotted lines are the least that a linear model fitted to that law can reach."
+        name=key.replace("_", "-"),
+        title="Loss on the target" if on_target else "Loss on the accepted samples",
+        caption="Of the linear model trained on each arm's samples, on inputs drawn from the "
+        "target; dotted lines are the least that a linear model fitted to that law can reach."
         if on_target
         else "Mean over the steps of a round, on the samples the arm accepted: each arm is "
         "judged on its own law, so these do not compare.",
-        " ".join(
+        alt=" ".join(
             f"{arm}: "
             + ", ".join(f"{e['round']}: {text.compact(number(e, key))}" for e in events)
             + "."
             for arm, events in lines.items()
         ),
-        figure,
-        _rows(
+        figure=figure,
+        rows=_rows(
             [e for events in lines.values() for e in events],
             "round",
             key,

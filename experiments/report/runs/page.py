@@ -8,8 +8,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from rsft_jax.metrics import Verdict
+
 from .. import text
-from ..comparisons import Headline
+from ..comparisons import Headline, Tone
 from ..load import Part, load_run
 from ..page import Plan, write_page
 from ..plot import STYLE
@@ -21,6 +23,7 @@ from .summary import RunSet, summarise
 
 _NUM_COMPARED = 3  # runs whose samples are shown
 _NUM_PROMPTS = 6
+_TONES: dict[Verdict, Tone] = {"above": "good", "below": "bad", "undecided": "open"}
 _WORDS = {"above": "better", "below": "worse", "undecided": "undecided"}
 
 
@@ -117,7 +120,7 @@ def headline(runs: RunSet) -> Headline:
             f"Its lead over its {measure.control_name} is {gain}; {above} of {len(held)} runs are "
             "shown to beat theirs."
         )
-        tone = {"above": "good", "below": "bad", "undecided": "open"}[best.verdict]
+        tone = _TONES[best.verdict]
     third = (
         f"The best of {len(found)} was picked by the same held-out data that it is measured on, so "
         "its figure is too good on average; confirm it with another seed or other prompts."

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rsft_jax.rewards import Interval
+from rsft_jax.metrics import Interval, Verdict, verdict
 
 from ...terminal.errors import ConfigError, shown
-from ..comparisons import Verdict, compare
+from ..comparisons import compare
 from ..load import Event, Run, load_run, number
-from ..run.acceptance import gaussian_rate, predicted_rate
 from ..run.textbook_figures import law_events
 from ..text import printable
+from .expected import gaussian_rate, predicted_rate
 
 NONE = Interval(math.nan, math.nan, math.nan)
 _NOT_SETTINGS = ("output_dir", "resume", "name", "store", "kind", "allow_packages")
@@ -128,9 +128,7 @@ class Summary:
     @property
     def verdict(self) -> Verdict:
         """Whether the gain over the control is sure."""
-        if self.gain.low > 0:
-            return "above"
-        return "below" if self.gain.high < 0 else "undecided"
+        return verdict(self.gain)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,8 +296,6 @@ def _gaussian_figures(run: Run) -> dict[str, Any]:
         gain = Interval(a.mean - b.mean, a.mean - b.mean - half, a.mean - b.mean + half)
     rates = [_interval(e, "acceptance", "acceptance_rate") for e in run.series("round", "exact")]
     laws = [law for law in law_events(run) if law["arm"] == "exact"]
-    mean, deviation = run.setting("problem.mean"), run.setting("problem.deviation")
-    known = isinstance(mean, int | float) and isinstance(deviation, int | float)
     return {
         "points": arms["exact"],
         "control": arms["proposal"],
@@ -310,7 +306,7 @@ def _gaussian_figures(run: Run) -> dict[str, Any]:
         if rates
         else NONE,
         "last_acceptance": rates[-1] if rates else NONE,
-        "predicted": gaussian_rate(mean, deviation) if known else math.nan,
+        "predicted": gaussian_rate(run.config.get("problem", {})),
         "rewards": None,
     }
 

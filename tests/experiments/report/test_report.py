@@ -17,7 +17,7 @@ from rsft_jax.experiments.report.run import figures
 from rsft_jax.experiments.report.run.samples import without_template
 from rsft_jax.experiments.report.run.tables import rounds_table, speed_table
 from rsft_jax.experiments.report.text import interval, number, percent, signed
-from rsft_jax.metrics.intervals import paired_difference_interval
+from rsft_jax.metrics import paired_difference_interval
 from rsft_jax.rollouts import read_rollouts, write_rollouts
 from tests.experiments.browser import CHROMIUM, look_at
 from tests.experiments.synthetic_run import NASTY, write_synthetic_gaussian, write_synthetic_run

@@ -12,8 +12,8 @@ import yaml
 
 from rsft_jax.experiments.language import make
 from rsft_jax.experiments.report import write_runs_report
-from rsft_jax.experiments.report.run.acceptance import gaussian_rate, predicted_rate
 from rsft_jax.experiments.report.run.differences import new_words
+from rsft_jax.experiments.report.runs.expected import gaussian_rate, predicted_rate
 from rsft_jax.experiments.report.runs.page import headline
 from rsft_jax.experiments.report.runs.summary import summarise
 from rsft_jax.experiments.runs.folder import find_runs
@@ -172,6 +172,27 @@ def test_expected_acceptance_counts_the_budget():
     assert np.isnan(predicted_rate(np.full((1, 1), np.nan), rule))
 
 
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"rule": "own", "function": "os.system", "options": {}, "budget": None},  # is never called
+        {"rule": "statistical_rejection", "beta": 0.4},  # not whole
+        {"rule": "top_k", "k": 3},  # of two candidates
+        {},
+    ],
+)
+def test_rule_that_cannot_be_asked_has_no_expected_acceptance(selection):
+    assert np.isnan(predicted_rate(np.ones((3, 2)), selection))
+
+
+def test_exact_rate_is_one_over_m_and_unknown_of_half_a_problem():
+    problem = {"num_inputs": 10, "mean": 1.0, "deviation": 0.75, "curvature": 1.0, "noise": 0.1}
+    z = np.linspace(-20, 20, 400_001)
+    ratio = np.exp(z**2 / 2 - ((z - 1.0) / 0.75) ** 2 / 2) / 0.75
+    assert gaussian_rate(problem) == pytest.approx(1 / ratio.max())
+    assert np.isnan(gaussian_rate({"mean": 1.0}))
+
+
 def test_acceptance_curve_passes_through_what_each_run_expects(sweep, page):
     lines = rows(sweep / "figures" / "acceptance-curve.csv")
     curve = [(float(r["selection.beta"]), float(r["acceptance"])) for r in lines if not r["run"]]
@@ -192,7 +213,8 @@ def test_gaussian_runs_are_held_against_the_exact_rate(tmp_path):
     lines = rows(tmp_path / "figures" / "acceptance.csv")
     for line in lines:
         mean = float(line["problem.mean"])
-        assert float(line["expected"]) == pytest.approx(gaussian_rate(mean, 0.6))
+        exact = 0.6 * np.exp(-(mean**2) / (2 * (1 - 0.6**2)))
+        assert float(line["expected"]) == pytest.approx(exact)
     assert "differ in problem.mean" in page.text
 
 
