@@ -30,6 +30,7 @@ from .launching import (
     RayLauncher,
     SubmititLauncher,
 )
+from .population import PopulationConfig
 from .proposal import (
     DataConfig,
     PolicyConfig,
@@ -74,6 +75,7 @@ __all__ = [
     "OwnTerm",
     "PartConfig",
     "PolicyConfig",
+    "PopulationConfig",
     "ProblemConfig",
     "RayLauncher",
     "RewardConfig",
