@@ -35,7 +35,7 @@ def command(arguments: list[str]) -> ExitCode:
     parsed = parser.parse_args(arguments)
     import jax
 
-    from ..planning.programs import plan
+    from ..planning.plan import plan
 
     if parsed.topology != "local":
         jax.config.update("jax_platforms", "cpu")  # the compiler for a TPU, without looking for one

@@ -13,12 +13,10 @@ ROOT/reward_kl.png      reward against KL, a point a combination
 import functools
 import itertools
 import json
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
@@ -28,52 +26,14 @@ from ..settings import checks
 from ..settings.axes import range_length
 from ..settings.compose import load_group
 from ..settings.overrides import parse_overrides
+from ..settings.schema import PopulationConfig
 from ..settings.typed import build, to_dict
 from ..terminal.console import Console
-from ..terminal.errors import ConfigError, ExitCode, shown
+from ..terminal.errors import ConfigError, ExitCode
 from ..terminal.files import to_csv, write_whole
+from .population_figures import FIGURES, figure, show, summed_up
 
-AXES = ("learning_rate", "beta", "temperature", "max_reward", "k", "seed")
-"""What differs between runs, slowest first."""
-_MAX_RUNS = 100_000
-_MAX_NUMBERS = 2**28  # of the largest array of a round
-_NORMAL_95 = 1.96
-_FIGURES = ("reward", "kl", "acceptance_rate")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PopulationConfig:
-    """The axes of a population, and what all its runs share.
-
-    Attributes:
-      learning_rate: of the optimizer, each above 0.
-      beta: temperatures of the target, in units of the reward, each above 0.
-      temperature: of the proposal, each above 0.
-      max_reward: bounds of the reward, which set the envelope; the largest reward is 1.
-      k: accepted candidates of each prompt, at most.
-      seed: of a run.
-      num_prompts: P, rows of the table.
-      num_answers: V, answers to each prompt.
-      num_candidates: N, drawn for each prompt in a round.
-      num_rounds: T.
-      steps_per_round: gradient steps on what a round has accepted.
-      optimizer: "sgd" is theta <- theta - eta grad L.
-      table_seed: of the table of rewards: uniform on [0, 1), its rows scaled to a maximum of 1.
-    """
-
-    learning_rate: tuple[float, ...]
-    beta: tuple[float, ...]
-    temperature: tuple[float, ...]
-    max_reward: tuple[float, ...]
-    k: tuple[int, ...]
-    seed: tuple[int, ...]
-    num_prompts: int
-    num_answers: int
-    num_candidates: int
-    num_rounds: int
-    steps_per_round: int
-    optimizer: Literal["sgd", "adam"]
-    table_seed: int
+AXES = PopulationConfig.AXES
 
 
 def load_population(
@@ -111,7 +71,7 @@ def load_population(
         if name in data and not isinstance(data[name], list):
             data[name] = [data[name]]
     config: PopulationConfig = build(PopulationConfig, data)
-    _validate(config)
+    config.check()
     return config, output_dir
 
 
@@ -138,7 +98,7 @@ def run_population(config: PopulationConfig, root: Path) -> ExitCode:
         f"{1e3 * again:.1f} ms without"
     )
     rows = [
-        run | {name: float(getattr(results, name)[place, -1]) for name in _FIGURES}
+        run | {name: float(getattr(results, name)[place, -1]) for name in FIGURES}
         for place, run in enumerate(runs)
     ]
     groups = summed_up(rows)
@@ -148,9 +108,9 @@ def run_population(config: PopulationConfig, root: Path) -> ExitCode:
     facts = {"num_runs": len(runs), "num_devices": len(devices), "settings": to_dict(config)}
     facts |= {"seconds_first": first, "seconds_again": again, "combinations": groups}
     write_whole(root / "results.json", json.dumps(facts, indent=2) + "\n")
-    write_whole(root / "reward_kl.png", _figure(groups))
+    write_whole(root / "reward_kl.png", figure(groups))
     (root / "error.log").unlink(missing_ok=True)  # of an attempt before this one
-    _show(console, groups)
+    show(console, groups)
     console.say(f"results: {root / 'results.csv'}, {root / 'reward_kl.png'}")
     return ExitCode.OK
 
@@ -181,9 +141,10 @@ def one_run(config: PopulationConfig) -> Any:
 
     from rsft_jax.populations import tabular_run
 
+    table: Any = reward_table(config)
     return functools.partial(
         tabular_run,
-        rewards=reward_table(config),
+        rewards=table,
         num_rounds=config.num_rounds,
         num_candidates=config.num_candidates,
         steps_per_round=config.steps_per_round,
@@ -198,62 +159,6 @@ def reward_table(config: PopulationConfig) -> np.ndarray:
     return (table / table.max(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def summed_up(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and normal 95 % interval over the seeds of each combination; the best reward first."""
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[name] for name in AXES[:-1]), []).append(row)
-    groups = []
-    for values, members in found.items():
-        group = dict(zip(AXES, values)) | {"num_seeds": len(members)}
-        for name in _FIGURES:
-            figures = np.array([row[name] for row in members])
-            spread = figures.std(ddof=1) if len(figures) > 1 else math.nan
-            half = _NORMAL_95 * float(spread) / math.sqrt(len(figures))
-            ends = (None, None) if math.isnan(half) else (-half, half)
-            mean = float(figures.mean())
-            group[name] = mean
-            for end, shift in zip(("low", "high"), ends):
-                group[f"{name}_{end}"] = None if shift is None else mean + shift
-        groups.append(group)
-    return sorted(groups, key=lambda group: -group["reward"])
-
-
-def _validate(config: PopulationConfig) -> None:
-    def check(is_right: bool, name: str, value: object, allowed: str) -> None:
-        if not is_right:
-            raise ConfigError(f"{name}: {shown(value)}; must be {allowed}")
-
-    for name in AXES:
-        values = getattr(config, name)
-        check(len(values) > 0, name, list(values), "at least one value")
-        check(len(set(values)) == len(values), name, list(values), "values that differ")
-        for value in values:
-            if name == "seed":
-                check(0 <= value < 2**32, name, value, "from 0 to 4294967295")
-            elif name == "k":
-                allowed = f"from 1 to num_candidates = {config.num_candidates}"
-                check(1 <= value <= config.num_candidates, name, value, allowed)
-            elif name == "max_reward":
-                check(math.isfinite(value), name, value, "finite")
-            else:
-                check(0 < value < math.inf, name, value, "above 0 and finite")
-    for field in fields(config):
-        if field.name.startswith("num_") or field.name == "steps_per_round":
-            value, least = getattr(config, field.name), 2 if field.name == "num_answers" else 1
-            check(value >= least, field.name, value, f"at least {least}")
-    check(0 <= config.table_seed < 2**32, "table_seed", config.table_seed, "from 0 to 4294967295")
-    num = math.prod(len(getattr(config, name)) for name in AXES)
-    if num > _MAX_RUNS:
-        raise ConfigError(f"population: {num} runs; at most {_MAX_RUNS} allowed")
-    numbers = num * config.num_prompts * config.num_answers * config.num_candidates
-    if numbers > _MAX_NUMBERS:
-        raise ConfigError(
-            f"population: {num} runs of num_prompts x num_answers x num_candidates make arrays of "
-            f"{numbers} numbers; at most {_MAX_NUMBERS} allowed"
-        )
-
-
 def _swept(name: str, sweep: Any) -> list[Any]:
     """The values of `a,b,c` or of `range(...)`, which is counted before it is made."""
     if isinstance(sweep, ChoiceSweep):
@@ -261,54 +166,12 @@ def _swept(name: str, sweep: Any) -> list[Any]:
     if not isinstance(sweep, RangeSweep):
         raise ConfigError(f"{name}: list the values, or use range()")
     length = range_length(name, sweep)
-    if length > _MAX_RUNS:
-        raise ConfigError(f"{name}: a range of {length} values; at most {_MAX_RUNS} allowed")
-    return [sweep.start + place * sweep.step for place in range(length)]
-
-
-def _show(console: Console, groups: Sequence[dict[str, Any]], limit: int = 10) -> None:
-    varied = [name for name in AXES[:-1] if len({group[name] for group in groups}) > 1]
-    rows = [
-        (*(f"{group[name]:g}" for name in varied), *(_interval(group, name) for name in _FIGURES))
-        for group in groups[:limit]
-    ]
-    first = f", the best {limit} of {len(groups)}" if len(groups) > limit else ""
-    title = f"after the last round, mean and 95 % interval over {groups[0]['num_seeds']} seeds"
-    console.table(title + first, (*varied, "reward", "KL, nats", "accepted"), rows)
-
-
-def _interval(group: dict[str, Any], name: str) -> str:
-    mean, low, high = (group[field] for field in (name, f"{name}_low", f"{name}_high"))
-    return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _figure(groups: Sequence[dict[str, Any]]) -> bytes:
-    """Reward against KL; a colour for each beta, from sharp to broad."""
-    import matplotlib as mpl
-
-    from ..report.plot import STYLE, Plot, legend_above, make_axes, to_png
-
-    with mpl.rc_context(STYLE):
-        figure, (axes,) = make_axes(height=3.2)
-        betas = sorted({group["beta"] for group in groups})
-        colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(betas)))
-        for beta, colour in zip(betas, colours):
-            some = [group for group in groups if group["beta"] == beta]
-            label = f"beta {beta:g}" if len(betas) <= 8 else None
-            points = [(group["kl"], group["reward"]) for group in some]
-            axes.plot(*zip(*points), "o", color=colour, label=label)
-        axes.set_xlabel("KL to the start, nats")
-        axes.set_title("expected reward after the last round")
-        legend_above(figure, axes)
-        plot = Plot(
-            name="reward-kl",
-            title="Reward against KL",
-            caption="",
-            alt="",
-            figure=figure,
-            rows=tuple(groups),
+    if length > PopulationConfig.MAX_RUNS:
+        raise ConfigError(
+            f"{name}: a range of {length} values; at most {PopulationConfig.MAX_RUNS} allowed"
         )
-        return to_png(plot)
+    start, step = sweep.start or 0, sweep.step or 1  # a step of 0 was refused as it was counted
+    return [start + place * step for place in range(length)]
 
 
 def _yaml(config: PopulationConfig) -> str:

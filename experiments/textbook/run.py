@@ -1,30 +1,18 @@
 """The textbook algorithm on a problem whose every answer is known: Gaussian proposal, linear model.
 
-Inputs x have D numbers. Along the direction u = (1, ..., 1) / sqrt(D), with z = u . x,
-
-    proposal q:  z ~ N(0, 1)            target p:  z ~ N(mean, deviation^2)
-
-and at right angles to u both are N(0, I). So every distance between laws of x is the distance
-between laws of z, which is one integral. With deviation < 1 the ratio is bounded,
-
-    log p/q = -log deviation - (z - mean)^2 / (2 deviation^2) + z^2 / 2
-    log M   = -log deviation + mean^2 / (2 (1 - deviation^2))
-
-Labels are y = beta . x + curvature z^2 + noise. No linear model fits them everywhere, so the
-inputs on which it is trained decide where it fits: on the target only if it saw the target.
-
-Three arms differ in the rule alone: "proposal" accepts all; "plain" is A = min(1, p/q), whose law
-is min(p, q) / Z with Z = 1 - TV(p, q), and not p; "exact" is A = p / (M q), whose law is p.
+Inputs are drawn from a Gaussian proposal, accepted by one of three rules (`laws.py`), and a linear
+model is fitted to what was accepted. Labels are y = beta . x + curvature z^2 + noise. No linear
+model fits them everywhere, so the inputs on which it is trained decide where it fits: on the target
+only if it saw the target.
 
 Shapes: D inputs, B samples of a batch, K bins.
 """
 
 import functools
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,52 +21,19 @@ import optax
 from flax import linen as nn
 from flax.training.train_state import TrainState
 
-from rsft_jax.sampling import acceptance_rate, rejection_sample_from
+from rsft_jax.sampling import acceptance_rate
 from rsft_jax.types import Array, PRNGKey
 
 from ..runs.folder import RunFolder
 from ..settings.schema import GaussianConfig, GaussianTrainingConfig, ProblemConfig
 from ..terminal.console import Console
 from ..terminal.errors import ExitCode
-
-ARMS = {"proposal": "q", "plain": "min(p, q) / Z", "exact": "p"}
-"""Each arm and the law of what it accepts."""
+from . import laws
+from .laws import ARMS, Draws, ExactLaw, along
 
 _NORMAL_95 = 1.96
-_GATE_MISS = 5e-9  # probability that the right law falls outside its gate
 _NUM_TEST = 20_000
-
-
-class Draws(NamedTuple):
-    """Accepted samples.
-
-    Attributes:
-      inputs: `[B, D]` float32; 0 where not accepted.
-      accepted: `[B]` bool; False where the attempts ran out.
-      num_attempts: [] int32 proposals spent on them all.
-    """
-
-    inputs: Array
-    accepted: Array
-    num_attempts: Array
-
-
-class ExactLaw(NamedTuple):
-    """What is known about the law of one arm.
-
-    Attributes:
-      shares: `[K]` probability of each bin.
-      mean: of z.
-      variance: of z.
-      acceptance: probability that a proposal is accepted.
-      best_loss: loss on the target of the linear model that fits this law best.
-    """
-
-    shares: np.ndarray
-    mean: float
-    variance: float
-    acceptance: float
-    best_loss: float
+_COLUMNS = ("arm", "law", "accepted", "TV to own law", "to target", "gate", "loss on target")
 
 
 def run_gaussian(config: GaussianConfig, folder: RunFolder) -> ExitCode:
@@ -92,7 +47,7 @@ def run_gaussian(config: GaussianConfig, folder: RunFolder) -> ExitCode:
     """
     console = Console()
     folder.rewind(-1)
-    laws = exact_laws(config.problem, config.law.num_bins)
+    exact = laws.exact_laws(config.problem, config.law.num_bins)
     key = jax.random.key(config.seed)
     key_test, *arm_keys = jax.random.split(key, 1 + len(ARMS))
     test = target_data(key_test, config.problem, _NUM_TEST)
@@ -103,72 +58,19 @@ def run_gaussian(config: GaussianConfig, folder: RunFolder) -> ExitCode:
             key_train, key_law = jax.random.split(arm_key)
             event: dict[str, Any] = {}
             for event in train_arm(key_train, arm, config, test):
-                event["loss_target_best"] = laws[arm].best_loss
+                event["loss_target_best"] = exact[arm].best_loss
                 folder.log(event)
                 rate, loss = event["acceptance_rate"], event["loss_target"]
                 advance(note=f"{arm}: accepted {rate:.0%}, loss on the target {loss:.3f}")
                 if not event["num_accepted"]:
                     console.say(f"{arm}: nothing accepted in {event['num_attempts']:,} proposals")
                     return ExitCode.NO_DATA
-            law = compare_law(key_law, arm, config, laws)
+            law = compare_law(key_law, arm, config, exact)
             folder.log(law)
             rows.append(_row(event, law))
     folder.update(rounds_done=config.training.num_rounds)
     console.table("Laws and fitted models (in brackets: the exact value)", _COLUMNS, rows)
     return ExitCode.OK
-
-
-def log_ratio(inputs: Array, problem: ProblemConfig) -> Array:
-    """log p(x) - log q(x) in nats, for inputs `[..., D]`."""
-    z = along(inputs)
-    square = jnp.square((z - problem.mean) / problem.deviation)
-    return -math.log(problem.deviation) - square / 2 + jnp.square(z) / 2
-
-
-def log_envelope(problem: ProblemConfig) -> float:
-    """log M, the supremum of `log_ratio`, reached at z = mean / (1 - deviation^2)."""
-    variance = problem.deviation**2
-    return -math.log(problem.deviation) + problem.mean**2 / (2 * (1 - variance))
-
-
-def along(inputs: Array) -> Array:
-    """z = u . x for inputs `[..., D]`."""
-    return jnp.sum(inputs, axis=-1) / math.sqrt(inputs.shape[-1])
-
-
-def make_draw(
-    arm: str, problem: ProblemConfig, *, num_samples: int, max_attempts: int
-) -> Callable[[PRNGKey], Draws]:
-    """Builds the sampler of one arm: key, consumed, to B = `num_samples` draws.
-
-    The plain rule is the same call with the envelope left at log M = 0.
-    """
-    envelope = log_envelope(problem) if arm == "exact" else 0.0
-
-    def propose(key: PRNGKey) -> Array:
-        return jax.random.normal(key, (problem.num_inputs,))
-
-    def ratio(inputs: Array) -> Array:
-        return log_ratio(inputs, problem)
-
-    def draw_all(key: PRNGKey) -> Draws:
-        inputs = jax.vmap(propose)(jax.random.split(key, num_samples))
-        return Draws(inputs, jnp.ones(num_samples, bool), jnp.int32(num_samples))
-
-    def draw(key: PRNGKey) -> Draws:
-        sample = rejection_sample_from(
-            key,
-            propose,
-            ratio,
-            log_envelope=envelope,
-            num_samples=num_samples,
-            max_attempts=max_attempts,
-        )
-        # Zeros where nothing was accepted: whatever stands there must not reach a gradient.
-        inputs = jnp.where(sample.accepted[:, None], sample.value, 0.0)
-        return Draws(inputs, sample.accepted, jnp.sum(sample.num_attempts))
-
-    return draw_all if arm == "proposal" else draw
 
 
 def label(key: PRNGKey, inputs: Array, problem: ProblemConfig) -> Array:
@@ -198,7 +100,7 @@ def train_arm(
     """
     training = config.training
     state = init_state(training, config.problem.num_inputs)
-    draw = make_draw(
+    draw = laws.make_draw(
         arm,
         config.problem,
         num_samples=training.batch_size,
@@ -232,37 +134,8 @@ def init_state(training: GaussianTrainingConfig, num_inputs: int) -> TrainState:
     return TrainState.create(apply_fn=apply, params=params, tx=optax.sgd(training.learning_rate))
 
 
-def exact_laws(problem: ProblemConfig, num_bins: int) -> dict[str, ExactLaw]:
-    """Integrates everything that can be known of the three arms, on a grid of z.
-
-    The grid spans 12 standard deviations with 2^18 points: the error is far below 1e-6.
-    """
-    low = min(-12.0, problem.mean - 12 * problem.deviation)
-    high = max(12.0, problem.mean + 12 * problem.deviation)
-    grid = np.linspace(low, high, 2**18 + 1)
-    q = _density(grid, 0.0, 1.0)
-    p = _density(grid, problem.mean, problem.deviation)
-    overlap = np.minimum(p, q)
-    densities = {"proposal": q, "plain": overlap, "exact": p}
-    acceptance = {
-        "proposal": 1.0,
-        "plain": float(np.trapezoid(overlap, grid)),
-        "exact": math.exp(-log_envelope(problem)),
-    }
-    edges = bin_edges(problem, num_bins)
-    return {
-        arm: _exact_law(grid, densities[arm], p, acceptance[arm], edges, problem) for arm in ARMS
-    }
-
-
-def bin_edges(problem: ProblemConfig, num_bins: int) -> np.ndarray:
-    """Returns the K - 1 inner edges of bins that are equally likely under the target."""
-    target = statistics.NormalDist(problem.mean, problem.deviation)
-    return np.array([target.inv_cdf(k / num_bins) for k in range(1, num_bins)])
-
-
 def compare_law(
-    key: PRNGKey, arm: str, config: GaussianConfig, laws: dict[str, ExactLaw]
+    key: PRNGKey, arm: str, config: GaussianConfig, exact: dict[str, ExactLaw]
 ) -> dict[str, Any]:
     """Draws N samples and compares them with the target and with the arm's own law: a "law" event.
 
@@ -271,21 +144,21 @@ def compare_law(
     """
     z, num_attempts = _law_samples(key, arm, config)
     num = len(z)
-    edges = bin_edges(config.problem, config.law.num_bins)
+    edges = laws.bin_edges(config.problem, config.law.num_bins)
     observed = np.bincount(np.searchsorted(edges, z), minlength=len(edges) + 1) / max(num, 1)
-    own, target = laws[arm], laws["exact"]
+    own, target = exact[arm], exact["exact"]
     acceptance = _acceptance(num, num_attempts)
     return {
         "event": "law",
         "arm": arm,
         "law": ARMS[arm],
         "num_samples": num,
-        "tv_target": _tv(observed, target.shares),
-        "tv_target_exact": _tv(own.shares, target.shares),
-        "tv_own": _tv(observed, own.shares),
-        "tv_gate": tv_gate(len(observed), num),
-        "kl_target": _kl(observed, target.shares),
-        "kl_target_exact": _kl(own.shares, target.shares),
+        "tv_target": laws.total_variation(observed, target.shares),
+        "tv_target_exact": laws.total_variation(own.shares, target.shares),
+        "tv_own": laws.total_variation(observed, own.shares),
+        "tv_gate": laws.tv_gate(len(observed), num),
+        "kl_target": laws.kl_divergence(observed, target.shares),
+        "kl_target_exact": laws.kl_divergence(own.shares, target.shares),
         **{name: acceptance[name] for name in acceptance if name.startswith("acceptance")},
         "acceptance_exact": own.acceptance,
         **_interval("mean", z, "mean"),
@@ -299,14 +172,6 @@ def compare_law(
         "own": own.shares,
         "target": target.shares,
     }
-
-
-def tv_gate(num_bins: int, num_samples: int) -> float:
-    """Returns the distance within which samples of the right law stay."""
-    if num_samples == 0:
-        return math.inf
-    spread = math.sqrt(num_bins / num_samples) / 2
-    return spread + math.sqrt(math.log(1 / _GATE_MISS) / (2 * num_samples))
 
 
 def _round(
@@ -337,7 +202,7 @@ def _round(
 def _law_samples(key: PRNGKey, arm: str, config: GaussianConfig) -> tuple[np.ndarray, int]:
     """Draws z of accepted samples, a batch at a time: x as a whole would not fit everywhere."""
     size = config.training.batch_size
-    draw = make_draw(
+    draw = laws.make_draw(
         arm, config.problem, num_samples=size, max_attempts=config.training.max_attempts
     )
 
@@ -349,47 +214,6 @@ def _law_samples(key: PRNGKey, arm: str, config: GaussianConfig) -> tuple[np.nda
     keys = jax.random.split(key, num_batches)
     z, accepted, attempts = jax.jit(lambda keys: jax.lax.map(batch, keys))(keys)
     return np.asarray(z)[np.asarray(accepted)].astype(np.float64), int(attempts.sum())
-
-
-def _exact_law(
-    grid: np.ndarray,
-    density: np.ndarray,
-    target: np.ndarray,
-    acceptance: float,
-    edges: np.ndarray,
-    problem: ProblemConfig,
-) -> ExactLaw:
-    density = density / np.trapezoid(density, grid)
-    cells = (density[1:] + density[:-1]) / 2 * np.diff(grid)
-    cumulative = np.concatenate([[0.0], np.cumsum(cells)])
-    shares = np.diff(np.concatenate([[0.0], np.interp(edges, grid, cumulative), [1.0]]))
-
-    def mean_of(values: np.ndarray, law: np.ndarray = density) -> float:
-        return float(np.trapezoid(values * law, grid))
-
-    square = problem.curvature * grid**2
-    mean = mean_of(grid)
-    variance = mean_of((grid - mean) ** 2)
-    # Least squares in one variable; at right angles to u every law gives the right slopes.
-    slope = mean_of(square * (grid - mean)) / variance
-    constant = mean_of(square) - slope * mean
-    missed = mean_of((square - slope * grid - constant) ** 2, target)
-    return ExactLaw(shares, mean, variance, acceptance, missed + problem.noise**2)
-
-
-def _density(z: np.ndarray, mean: float, deviation: float) -> np.ndarray:
-    scaled = (z - mean) / deviation
-    return np.exp(-(scaled**2) / 2) / (deviation * math.sqrt(2 * math.pi))
-
-
-def _tv(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).sum() / 2)
-
-
-def _kl(a: np.ndarray, b: np.ndarray) -> float:
-    """KL(a, b) in nats; 0 log 0 = 0."""
-    inside = a > 0
-    return float(np.sum(a[inside] * np.log(a[inside] / b[inside])))
 
 
 def _interval(name: str, values: np.ndarray, prefix: str) -> dict[str, float]:
@@ -409,9 +233,6 @@ def _acceptance(num_accepted: int, num_attempts: int) -> dict[str, Any]:
         "acceptance_low": rate.low,
         "acceptance_high": rate.high,
     }
-
-
-_COLUMNS = ("arm", "law", "accepted", "TV to own law", "to target", "gate", "loss on target")
 
 
 def _row(event: dict[str, Any], law: dict[str, Any]) -> tuple[object, ...]:

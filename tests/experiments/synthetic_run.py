@@ -229,7 +229,7 @@ def _train(rng, folder, arm, round_, num_prompts, num_candidates, before):
 def write_synthetic_gaussian(folder: Path, *, seed: int = 0) -> Path:
     """Writes the folder of a Gaussian run: its exact laws are the experiment's, its draws ours."""
     from rsft_jax.experiments.settings.schema import ProblemConfig
-    from rsft_jax.experiments.textbook import run as gaussian
+    from rsft_jax.experiments.textbook import laws as gaussian
 
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from .launching import (
     RayLauncher,
     SubmititLauncher,
 )
+from .population import PopulationConfig
 from .proposal import (
     DataConfig,
     PolicyConfig,
@@ -72,6 +73,7 @@ __all__ = [
     "NoTracker",
     "PartConfig",
     "PolicyConfig",
+    "PopulationConfig",
     "ProblemConfig",
     "RayLauncher",
     "RewardConfig",

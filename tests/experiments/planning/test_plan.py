@@ -6,13 +6,14 @@ import pytest
 
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.planning import machine as plan_machine
-from rsft_jax.experiments.planning import programs as plan
+from rsft_jax.experiments.planning import sizes
 from rsft_jax.experiments.planning.machine import Chip
+from rsft_jax.experiments.planning.programs import decode_program
 from rsft_jax.experiments.planning.shapes import SHAPES, num_parameters
 from rsft_jax.sharding import make_mesh
 from tests.training.toys import CONFIG, make_params
 
-WORK = plan.Work(
+WORK = sizes.Work(
     part="all",
     optimizer="adamw",
     train_rows=1,
@@ -40,19 +41,19 @@ def test_parameters_are_counted_as_the_model_declares_them():
 
 
 def test_suggestions_take_as_little_tensor_as_fits():
-    tight = next(iter(plan.suggestions(SHAPES["llama-3.1-8b"], WORK, 16, V5E)))
+    tight = next(iter(sizes.suggestions(SHAPES["llama-3.1-8b"], WORK, 16, V5E)))
     assert tight == {"data": 1, "fsdp": 8, "tensor": 2}
-    roomy = next(iter(plan.suggestions(SHAPES["llama-3.1-8b"], WORK, 16, Chip(95 * 2**30))))
+    roomy = next(iter(sizes.suggestions(SHAPES["llama-3.1-8b"], WORK, 16, Chip(95 * 2**30))))
     assert roomy == {"data": 1, "fsdp": 16, "tensor": 1}
-    assert not list(plan.suggestions(SHAPES["llama-3.1-70b"], WORK, 4, V5E))
+    assert not list(sizes.suggestions(SHAPES["llama-3.1-70b"], WORK, 4, V5E))
 
 
 def test_operations_of_a_step_are_those_of_its_matrix_products():
     width, tokens = CONFIG.num_heads * CONFIG.head_dim, 5
     weights = num_parameters(CONFIG)  # tied: the head's weights are the embedding's
     forward = 2 * weights + 4 * CONFIG.num_layers * width * 7
-    assert plan.train_flops(CONFIG, "all", tokens, 7) == 4 * tokens * forward
-    assert plan.train_flops(CONFIG, "lora", tokens, 7) == 3 * tokens * forward
+    assert sizes.train_flops(CONFIG, "all", tokens, 7) == 4 * tokens * forward
+    assert sizes.train_flops(CONFIG, "lora", tokens, 7) == 3 * tokens * forward
 
 
 @pytest.mark.multi_device
@@ -82,7 +83,7 @@ def test_counted_operations_of_decoding_are_those_of_the_compiler():
     # No layer is scanned here, and products outweigh the rest.
     config = dataclasses.replace(CONFIG, d_model=128, head_dim=32, d_ff=512, vocab_size=1024)
     work = WORK._replace(candidates=2, prompt_length=16, new_tokens=16)
-    program = plan.decode_program(config, work, make_mesh(), Chip(None), 0)
+    program = decode_program(config, work, make_mesh(), Chip(None), 0)
     # The compiler counts the softmax and the draw as well.
     assert 1 <= program.compiler["flops"] / (program.flops / 8) < 1.2
     weights = 2 * num_parameters(config)

@@ -14,6 +14,7 @@ import pytest
 from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.errors import ExitCode
+from rsft_jax.experiments.textbook import laws as module
 from rsft_jax.experiments.textbook import run as gaussian
 from tests.experiments.written import not_found, renamed
 
@@ -39,7 +40,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def laws(config):
-    return gaussian.exact_laws(config.problem, config.law.num_bins)
+    return module.exact_laws(config.problem, config.law.num_bins)
 
 
 def run(path, **more):
@@ -66,14 +67,14 @@ def test_envelope_is_the_supremum_of_the_ratio(config):
     problem = config.problem
     z = jnp.linspace(-20, 20, 400_001)
     inputs = jnp.stack([z, z], axis=-1) / math.sqrt(2)
-    ratios = gaussian.log_ratio(inputs, problem)
-    assert float(ratios.max()) == pytest.approx(gaussian.log_envelope(problem), abs=2e-5)
+    ratios = module.log_ratio(inputs, problem)
+    assert float(ratios.max()) == pytest.approx(module.log_envelope(problem), abs=2e-5)
     # The ratio is log p - log q of the two normal densities.
     p = statistics.NormalDist(problem.mean, problem.deviation)
     q = statistics.NormalDist()
     at = inputs[205_000]
     expected = math.log(p.pdf(float(z[205_000])) / q.pdf(float(z[205_000])))
-    assert float(gaussian.log_ratio(at, problem)) == pytest.approx(expected, abs=1e-5)
+    assert float(module.log_ratio(at, problem)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_integrals_equal_the_closed_forms(config, laws):
@@ -81,7 +82,7 @@ def test_integrals_equal_the_closed_forms(config, laws):
     mean, variance, noise = problem.mean, problem.deviation**2, problem.noise**2
     p, q = statistics.NormalDist(mean, problem.deviation), statistics.NormalDist()
     assert laws["plain"].acceptance == pytest.approx(p.overlap(q), abs=1e-6)  # 1 - TV(p, q)
-    assert laws["exact"].acceptance == math.exp(-gaussian.log_envelope(problem))
+    assert laws["exact"].acceptance == math.exp(-module.log_envelope(problem))
     assert laws["exact"].mean == pytest.approx(mean, abs=1e-6)
     assert laws["exact"].variance == pytest.approx(variance, abs=1e-6)
     np.testing.assert_allclose(laws["exact"].shares, 1 / config.law.num_bins, atol=1e-6)
@@ -97,7 +98,7 @@ def test_integrals_equal_the_closed_forms(config, laws):
 
 def test_target_data_follow_the_target(config):
     inputs, labels = gaussian.target_data(jax.random.key(3), config.problem, 40_000)
-    z = np.asarray(gaussian.along(inputs), np.float64)
+    z = np.asarray(module.along(inputs), np.float64)
     law = statistics.NormalDist(config.problem.mean, config.problem.deviation)
     assert abs(z.mean() - law.mean) < 6 * law.stdev / 200
     assert abs(z.var() - law.variance) < 6 * law.variance * math.sqrt(2) / 200
@@ -114,7 +115,7 @@ def test_exact_rule_passes_the_gate_that_the_plain_rule_fails(events, config):
     it come out under the gate is below exp(-2 N (0.224 - 0.030)^2) < 1e-1000.
     """
     laws = {event["arm"]: event for event in events if event["event"] == "law"}
-    assert set(laws) == set(gaussian.ARMS)
+    assert set(laws) == set(module.ARMS)
     for law in laws.values():
         assert law["num_samples"] >= config.law.num_samples
         assert law["tv_gate"] < 0.031
@@ -139,19 +140,19 @@ def test_acceptance_rates_are_the_exact_ones(events):
 
 def test_gate_rejects_planted_mutants(config, laws, monkeypatch):
     """A sampler with an envelope a third too small, and one that returns unaccepted proposals."""
-    right = gaussian.make_draw
+    right = module.make_draw
 
     def too_small(arm, problem, **sizes):
         with monkeypatch.context() as patch:
-            envelope = gaussian.log_envelope(problem) + math.log(0.65)
-            patch.setattr(gaussian, "log_envelope", lambda _: envelope)
+            envelope = module.log_envelope(problem) + math.log(0.65)
+            patch.setattr(module, "log_envelope", lambda _: envelope)
             return right(arm, problem, **sizes)
 
     def never_rejects(arm, problem, **sizes):
         return right("proposal", problem, **sizes)
 
     for mutant in (too_small, never_rejects):
-        monkeypatch.setattr(gaussian, "make_draw", mutant)
+        monkeypatch.setattr(module, "make_draw", mutant)
         law = gaussian.compare_law(jax.random.key(1), "exact", config, laws)
         assert law["tv_own"] > law["tv_gate"]
 
@@ -174,7 +175,7 @@ def test_step_is_the_plain_formula_over_accepted_samples():
     accepted = jnp.array([True, False, True, False])
 
     def draw(key):
-        return gaussian.Draws(inputs, accepted, jnp.int32(9))
+        return module.Draws(inputs, accepted, jnp.int32(9))
 
     key = jax.random.key(1)
     after, (losses, counts, attempts) = gaussian._round(draw, config.problem, 1, key, state)
