@@ -62,6 +62,7 @@ from .training import (
 )
 
 RunConfig = LanguageConfig | GaussianConfig
+"""The settings of one run, by the kind of its experiment."""
 
 __all__ = [
     "AllParameters",

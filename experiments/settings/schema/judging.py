@@ -122,3 +122,4 @@ class OwnRule:
 
 
 SelectionConfig = BestOfN | TopK | Threshold | StatisticalRejection | RandomControl | OwnRule
+"""One selection rule, by its tag `rule`."""

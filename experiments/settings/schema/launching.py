@@ -79,3 +79,4 @@ class RayLauncher:
 
 
 LauncherConfig = BasicLauncher | JoblibLauncher | SubmititLauncher | RayLauncher
+"""One way to run the jobs of a sweep."""
