@@ -6,7 +6,8 @@ import gguf
 import numpy as np
 
 from rsft_jax.data.tokenizer import Tokenizer, byte_alphabet
-from rsft_jax.models.families.llama import params_from_tensors
+from rsft_jax.interop.weights import params_from_tensors
+from rsft_jax.models.families.llama import FAMILY as LLAMA
 from rsft_jax.models.transformer import TransformerConfig
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -78,7 +79,7 @@ def tiny_tensors(seed: int = 0) -> dict[str, np.ndarray]:
 
 def tiny_params(seed: int = 0):
     """Random parameters in the unrolled layout."""
-    return params_from_tensors(Path("tiny"), tiny_config(), tiny_tensors(seed))
+    return params_from_tensors(Path("tiny"), LLAMA, tiny_config(), tiny_tensors(seed))
 
 
 def tiny_tokenizer() -> Tokenizer:

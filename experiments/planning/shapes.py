@@ -1,6 +1,9 @@
 """Shapes of published models, for plans: nothing but sizes, no weight is ever made."""
 
+import math
+
 from rsft_jax.models import TransformerConfig
+from rsft_jax.models.families.llama import FAMILY as LLAMA
 
 
 def _shape(
@@ -52,7 +55,4 @@ def num_parameters(config: TransformerConfig) -> int:
     >>> num_parameters(SHAPES["smollm2-135m"])
     134515008
     """
-    c = config
-    attention = c.d_model * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads)
-    layer = attention + 3 * c.d_model * c.d_ff + 2 * c.d_model
-    return c.num_layers * layer + c.vocab_size * c.d_model * (2 - c.tie_embeddings) + c.d_model
+    return sum(math.prod(weight.shape(config)) for weight in LLAMA.weights(config))

@@ -1,6 +1,6 @@
 """Other systems' formats: GGUF files and Hugging Face directories."""
 
-from rsft_jax.interop.formats.gguf import read_gguf
+from rsft_jax.interop.gguf import read_gguf
 from rsft_jax.interop.huggingface import read_huggingface, write_huggingface
 from rsft_jax.interop.pretrained import Pretrained, load_pretrained, save_pretrained
 

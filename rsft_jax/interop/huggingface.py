@@ -1,4 +1,4 @@
-"""Reads and writes Hugging Face directories of Llama-family models.
+"""Reads and writes Hugging Face directories, by the tables of a model's family.
 
 A directory holds `config.json`, the weights in safetensors (one file, or several with an index),
 `tokenizer.json` and `tokenizer_config.json`. Nothing in it is executed: a configuration that
@@ -17,12 +17,14 @@ import numpy as np
 
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.interop.formats.safetensors import SafetensorsFile
-from rsft_jax.models.families.llama import (
+from rsft_jax.interop.weights import (
     fit_config,
     make_config,
     params_from_tensors,
     tensors_from_params,
 )
+from rsft_jax.models.families import FAMILIES, Family
+from rsft_jax.models.families.llama import FAMILY as LLAMA
 from rsft_jax.models.transformer import TransformerConfig
 from rsft_jax.types import Params
 
@@ -48,14 +50,15 @@ def read_huggingface(
       The configuration, the float32 parameters of the unrolled `Transformer`, and the tokenizer.
 
     Raises:
-      ValueError: a file is damaged or hostile, or the model differs from Llama.
+      ValueError: a file is damaged or hostile, or the model is of no family in
+        `rsft_jax.models.families`.
       FileNotFoundError: the directory or a file in it is missing.
     """
     path = Path(path)
-    config = _config(path / "config.json")
+    family, config = _config(path / "config.json")
     tokenizer = _tokenizer(path)
     config = fit_config(path, config, tokenizer.vocab_size, max_length)
-    return config, params_from_tensors(path, config, _Shards(path)), tokenizer
+    return config, params_from_tensors(path, family, config, _Shards(path)), tokenizer
 
 
 def write_huggingface(
@@ -66,7 +69,8 @@ def write_huggingface(
 ) -> None:
     """Writes a directory that Hugging Face transformers and `read_huggingface` can read.
 
-    Each file appears whole or not at all.
+    Each file appears whole or not at all. The model is written as a Llama, which is what the
+    `Transformer` computes.
 
     Args:
       path: the directory; it is created if needed, and files of these names are replaced.
@@ -84,7 +88,7 @@ def write_huggingface(
             f"the tokenizer has {tokenizer.vocab_size} ids, but the model only {config.vocab_size}"
         )
     path = Path(path)
-    tensors = tensors_from_params(config, params)
+    tensors = tensors_from_params(LLAMA, config, params)
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=path) as scratch:
         new = Path(scratch)
@@ -143,10 +147,10 @@ class _Shards(Mapping[str, np.ndarray]):
         return len(self._index)
 
 
-def _config(path: Path) -> TransformerConfig:
+def _config(path: Path) -> tuple[Family, TransformerConfig]:
     raw = _read_json(path)
 
-    def get(key: str, kind: type, default: Any = None) -> Any:
+    def read(key: str, kind: type, default: Any = None, /) -> Any:
         value = raw.get(key)
         value = default if value is None else value
         if kind is float and type(value) is int:
@@ -165,61 +169,36 @@ def _config(path: Path) -> TransformerConfig:
         raise ValueError(f"{path}: rope_parameters: must be an object, got {rope!r:.80}")
     raw["rope_type"] = rope.get("rope_type", rope.get("type"))
     raw.setdefault("rope_theta", rope.get("rope_theta"))
-    for key, default, allowed in (
-        ("model_type", None, ("llama", "mistral")),
-        ("hidden_act", "silu", ("silu",)),
-        ("attention_bias", False, (False,)),
-        ("mlp_bias", False, (False,)),
-        ("rope_type", "default", ("default",)),
-        ("sliding_window", False, (False,)),
-        ("partial_rotary_factor", 1.0, (1.0,)),
-    ):
-        value = raw.get(key)
-        if (default if value is None else value) not in allowed:
-            raise ValueError(
-                f"{path}: {key}: must be {' or '.join(map(repr, allowed))}, got {value!r:.80}"
-            )
-    heads = get("num_attention_heads", int)
-    width = get("hidden_size", int)
-    layers = get("num_hidden_layers", int)
+    families = {model_type: family for family in FAMILIES for model_type in family.model_types}
+    _check_value(path, raw, "model_type", None, tuple(families))
+    family = families[raw["model_type"]]
+    for key, (default, allowed) in family.json_only.items():
+        _check_value(path, raw, key, default, allowed)
+    sizes = family.sizes_of_json(read)
+    layers = sizes["num_layers"]
     if layers > 1 << 16:
         raise ValueError(f"{path}: num_hidden_layers: must be at most {1 << 16}, got {layers}")
-    return make_config(
-        path,
-        vocab_size=get("vocab_size", int),
-        d_model=width,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=get("num_key_value_heads", int, heads),
-        head_dim=get("head_dim", int, width // max(heads, 1)),
-        d_ff=get("intermediate_size", int),
-        rope_base=get("rope_theta", float, 10_000.0),
-        norm_eps=get("rms_norm_eps", float, 1e-6),
-        max_length=get("max_position_embeddings", int, 2048),
-        tie_embeddings=get("tie_word_embeddings", bool, False),
-    )
+    return family, make_config(path, **sizes)
+
+
+def _check_value(
+    path: Path, raw: Mapping[str, Any], key: str, default: Any, allowed: tuple[Any, ...]
+) -> None:
+    """Refuses a value that changes what the model computes in a way that ours does not."""
+    value = raw.get(key)
+    if (default if value is None else value) not in allowed:
+        raise ValueError(
+            f"{path}: {key}: must be {' or '.join(map(repr, allowed))}, got {value!r:.80}"
+        )
 
 
 def _config_json(
     config: TransformerConfig, tokenizer: Tokenizer, tensors: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.d_model,
-        "intermediate_size": config.d_ff,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.max_length,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_base,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": config.tie_embeddings,
+        "architectures": [LLAMA.architecture],
+        "model_type": LLAMA.model_types[0],
+        **LLAMA.json_of(config),
         "torch_dtype": str(tensors["model.norm.weight"].dtype),
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.interop.formats.files import refuse_pickles
-from rsft_jax.interop.formats.gguf import read_gguf
+from rsft_jax.interop.gguf import read_gguf
 from rsft_jax.interop.huggingface import read_huggingface, write_huggingface
 from rsft_jax.models.transformer import Transformer
 from rsft_jax.types import Params
@@ -35,7 +35,9 @@ def load_pretrained(
     dtype: Any = jnp.float32,
     max_length: int | None = None,
 ) -> Pretrained:
-    """Loads a Llama-family model from a GGUF file or a Hugging Face directory.
+    """Loads a model from a GGUF file or a Hugging Face directory.
+
+    Its family is one of `rsft_jax.models.families`.
 
     Args:
       path: the file or the directory.

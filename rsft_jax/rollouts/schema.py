@@ -37,6 +37,7 @@ COLUMNS = (
     Column("reward", "float64", "what selection looked at; null when it could not be scored"),
     Column("judge", "float64", "a second reward that training never sees; null likewise"),
 )
+"""What every file holds of a candidate."""
 
 SELECTION_COLUMNS = (
     Column("accepted", "bool", "kept for training"),
@@ -44,6 +45,7 @@ SELECTION_COLUMNS = (
     Column("log_weight", "float64", "log-weight that repairs the bias of the rule, nats"),
     Column("reason", "string", "why it was accepted or rejected"),
 )
+"""What is added once a rule has selected."""
 
 IDENTITY_COLUMNS = (
     Column("draw", "string", "what the store finds it by: hash of all that its law depends on"),

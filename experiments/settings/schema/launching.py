@@ -105,3 +105,4 @@ class RayLauncher(Launcher):
 
 
 LauncherConfig = BasicLauncher | JoblibLauncher | SubmititLauncher | RayLauncher
+"""One way to run the jobs of a sweep."""

@@ -78,3 +78,4 @@ class Trackio:
 
 
 TrackerConfig = NoTracker | TensorBoard | WandB | MLflow | Trackio
+"""One place that the metrics of a run are sent to."""

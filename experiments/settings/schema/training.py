@@ -79,6 +79,7 @@ class Matching:
 
 
 PartConfig = AllParameters | Lora | LastLayers | Matching
+"""Which parameters are trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
