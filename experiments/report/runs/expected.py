@@ -78,7 +78,7 @@ def gaussian_rate(problem: Mapping[str, Any]) -> float:
       >>> round(gaussian_rate({**settings, "mean": 1.0, "deviation": 0.75}), 3)
       0.239
     """
-    from ...textbook.run import log_envelope
+    from ...textbook.laws import log_envelope
 
     try:
         return math.exp(-log_envelope(build(schema.ProblemConfig, problem, "problem")))
@@ -93,11 +93,9 @@ def _probs_of(kind: schema.SelectionConfig) -> "jax.stages.Wrapped":
 
     from rsft_jax.selection import Candidates
 
-    from ...language.make import make_unlimited_rule
-
     @jax.jit
     def probs(numbers: Mapping[str, "jax.Array"], rewards: "jax.Array") -> "jax.Array":
-        rule = make_unlimited_rule(dataclasses.replace(kind, **numbers))
+        rule = dataclasses.replace(kind, **numbers).build(())
         candidates = Candidates(rewards=rewards, valid=jax.numpy.isfinite(rewards))
         return rule.select(jax.random.key(0), candidates).accept_prob  # the key draws coins alone
 
