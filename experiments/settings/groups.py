@@ -37,7 +37,7 @@ def group_options(
       own_only: leave out the shipped options.
 
     >>> group_options()["training/part"]
-    ['all', 'last_layers', 'lora']
+    ['all', 'last_layers', 'lora', 'norms']
     """
     roots = [] if own_only else [Path(str(resources.files("rsft_jax.configs")))]
     roots += [] if config_dir is None else [config_dir]
