@@ -24,15 +24,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ..runs.lock import locked
+from ..settings.schema.search import Axis, CategoricalAxis, FloatAxis, SearchConfig
 from ..terminal.errors import ConfigError, one_line
-from .study import (
-    Axis,
-    CategoricalAxis,
-    FloatAxis,
-    SearchConfig,
-    Study,
-    storage_name,
-)
+from .study import Study, storage_name
 
 
 class Trials:

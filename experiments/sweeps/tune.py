@@ -34,6 +34,7 @@ from ..runs.folder import (
 )
 from ..settings import checks
 from ..settings.overrides import parse_overrides
+from ..settings.schema.search import Value
 from ..settings.typed import to_dict
 from ..terminal.console import Console
 from ..terminal.errors import ConfigError, ExitCode, shown
@@ -42,7 +43,7 @@ from ..terminal.files import write_whole
 from .grid import run_command, with_shared_store
 from .jobs import Processes, describe, end_with_parent, run_attempts
 from .leaderboard import ranked, show_leaderboard, write_leaderboard
-from .study import Study, Value, load_study, storage_name
+from .study import Study, load_study, storage_name
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
