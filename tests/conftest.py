@@ -1,13 +1,22 @@
-"""Makes the suite strict, and gives it eight virtual devices before JAX starts."""
+"""Makes the suite strict, gives it eight virtual devices, and shares what it has compiled."""
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Most of a test is compiling, and many tests compile the same: the process that starts the
+    # suite makes one folder for its workers and for the programs that tests start, and takes it
+    # away at its end. It also keeps the user's own folder out of the suite.
+    _FOLDER = tempfile.TemporaryDirectory(prefix="rsft-tests-xla-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _FOLDER.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that tests share helpers
 
 import jax
@@ -16,12 +25,23 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+# Each compiled program holds memory maps, of which Linux allows a process 65530. Beyond them LLVM
+# crashes the process, which the suite as a whole came to; no file comes near the rest of them.
+_MANY_MAPS = 20_000
+
+
+def _num_maps() -> int:
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:  # no Linux: as if there were too many
+        return _MANY_MAPS
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_compiled_programs():
-    """Drops what a file has compiled: each program holds memory maps, of which Linux allows 65530.
-
-    Beyond them LLVM crashes the process, which the suite as a whole came to.
-    """
+    """Drops what files have compiled once it is much."""
+    # `rsft` sets it for the whole process, and a test may have called it.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     yield
-    jax.clear_caches()
+    if _num_maps() >= _MANY_MAPS:
+        jax.clear_caches()
