@@ -23,8 +23,9 @@ LIBRARY = {
     "sampling": "types numerics",
     "selection": "types numerics sampling",
     "generation": "types numerics sampling selection",
-    "metrics": "types numerics",
-    "rewards": "types numerics metrics",
+    "texts": "",
+    "metrics": "types numerics texts",
+    "rewards": "types numerics texts metrics",
     "data": "types numerics",
     "rollouts": "types numerics",
     "models": "types numerics",
@@ -32,8 +33,8 @@ LIBRARY = {
     "training": "types numerics models sharding",
     "interop": "types numerics data models",
     "rounds": "types numerics generation selection",
-    "policies": "types numerics data generation metrics models rewards rollouts rounds sampling"
-    " selection sharding training",
+    "policies": "types numerics texts data generation metrics models rewards rollouts rounds"
+    " sampling selection sharding training",
     "populations": "types numerics rounds sampling selection sharding",
 }
 # Every room of the experiments may import the library and the YAML of `configs/` as well, but for
