@@ -1,6 +1,8 @@
 """Makes the suite strict, gives it eight virtual devices, and shares what it has compiled."""
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,10 +15,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Most of a test is compiling, and many tests compile the same: the process that starts the
     # suite makes one folder for its workers and for the programs that tests start, and takes it
     # away at its end. It also keeps the user's own folder out of the suite.
-    _FOLDER = tempfile.TemporaryDirectory(prefix="rsft-tests-xla-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _FOLDER.name
+    _FOLDER = tempfile.mkdtemp(prefix="rsft-tests-xla-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _FOLDER
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+    def _take_away(owner: int = os.getpid()) -> None:
+        if os.getpid() == owner:  # and not what a test has forked
+            shutil.rmtree(_FOLDER, ignore_errors=True)
+
+    atexit.register(_take_away)
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that tests share helpers
 
 import jax

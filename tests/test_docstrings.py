@@ -23,9 +23,6 @@ MODULES = [
     if re.search(r"^\s*>>> ", path.read_text(), re.MULTILINE)
 ]
 
-# Imported first, it meets itself: the packages `metrics` and `rewards` import each other.
-CIRCULAR = {"rsft_jax.metrics.diversity"}
-
 
 def _names(module) -> dict[str, object]:
     """What an example need not import: its module's names, its package's exports, NumPy and JAX."""
@@ -36,8 +33,6 @@ def _names(module) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_are_true(name, tmp_path, monkeypatch):
-    if name in CIRCULAR:
-        importlib.import_module("rsft_jax.rewards")
     module = importlib.import_module(name)
     monkeypatch.chdir(tmp_path)  # some write files
     # Plain promotion: the reader of an example has not made JAX strict.

@@ -17,15 +17,16 @@ from rsft_jax.experiments.terminal.console import Console
 from rsft_jax.experiments.terminal.errors import ExitCode
 from rsft_jax.interop import load_pretrained
 from rsft_jax.training import Checkpoints
+from tests.experiments.smoke import SMOKE
 
-SMOKE = ["experiment=smoke", "control=false"]
+UNCONTROLLED = [*SMOKE, "control=false"]
 
 
 @pytest.fixture(scope="module")
 def averaging(tmp_path_factory):
     """The folder of a run with adapters whose parameters have left their average behind."""
     path = tmp_path_factory.mktemp("averaging") / "run"
-    config = load_config([*SMOKE, "training.ema_decay=0.5"])
+    config = load_config([*UNCONTROLLED, "training.ema_decay=0.5"])
     with (
         open_run_folder(path, config, resume=False) as folder,
         Checkpoints(folder.checkpoints) as checkpoints,
@@ -72,7 +73,7 @@ def test_export_writes_the_weights_that_it_names(averaging, tmp_path, capsys, op
     ],
 )
 def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, options, message):
-    with open_run_folder(tmp_path / "run", load_config(SMOKE), resume=False):
+    with open_run_folder(tmp_path / "run", load_config(UNCONTROLLED), resume=False):
         pass
     arguments = ["export", str(tmp_path / "run"), "-o", str(tmp_path / "policy"), *options]
     assert main(arguments) == ExitCode.USAGE
@@ -86,7 +87,7 @@ def test_export_replaces_nothing_and_knows_only_language_models(tmp_path, capsys
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "config.json").touch()
-    with open_run_folder(tmp_path / "run", load_config(SMOKE), resume=False):
+    with open_run_folder(tmp_path / "run", load_config(UNCONTROLLED), resume=False):
         pass
     assert main(["export", str(tmp_path / "run"), "-o", str(taken)]) == ExitCode.USAGE
     assert "is not empty" in capsys.readouterr().err

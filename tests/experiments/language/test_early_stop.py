@@ -8,11 +8,9 @@ import pytest
 
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.language import arms, make
-from rsft_jax.experiments.language import run as language
 from rsft_jax.experiments.language.candidates import read_candidates
 from rsft_jax.experiments.language.make import make_rule
 from rsft_jax.experiments.language.reselect import select_again
-from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
 from rsft_jax.generation import Completions
@@ -20,25 +18,20 @@ from rsft_jax.policies import LanguagePolicy, Memo, tokens_saved
 from rsft_jax.rewards import WeightedSum
 from rsft_jax.rollouts import read_rollouts
 from rsft_jax.selection import top_k
+from tests.experiments import smoke
 
 # About one in four is accepted; two are wanted of at most eight.
 RUN = [
-    "experiment=smoke", "evaluation.bootstrap_samples=50", "evaluation.num_prompts=2",
+    *smoke.SMOKE, "evaluation.num_prompts=2",
     "sampling.num_candidates=8", "selection=statistical_rejection", "selection.beta=0.4",
     "selection.max_reward=0.3", "selection.budget=2",
 ]  # fmt: skip
 EARLY = [*RUN, "sampling.early_stop=true"]
 
 
-def settings_with(settings, *overrides):
-    given = {override.partition("=")[0] for override in overrides}
-    return [s for s in settings if s.partition("=")[0] not in given] + list(overrides)
-
-
 def run(path, settings, *overrides, resume=False):
-    config = load_config(settings_with(settings, *overrides))
-    with open_run_folder(path, config, resume=resume) as folder:
-        assert language.run_language(config, folder) == ExitCode.OK
+    code, folder = smoke.run(path, *overrides, settings=settings, resume=resume)
+    assert code == ExitCode.OK
     return folder
 
 
@@ -263,7 +256,7 @@ def test_what_cannot_stop_early_is_refused_before_anything_is_loaded(overrides, 
     given = overrides[0].partition("=")[0]
     settings = [s for s in EARLY if given != "selection" or not s.startswith("selection")]
     with pytest.raises(ConfigError, match=r"sampling\.early_stop: true; .*") as found:
-        load_config(settings_with(settings, *overrides))
+        load_config(smoke.settings_with(settings, *overrides))
     assert message in str(found.value)
 
 

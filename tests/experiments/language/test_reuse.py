@@ -8,26 +8,19 @@ import pytest
 
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.language import reselect
-from rsft_jax.experiments.language import run as language
 from rsft_jax.experiments.language.candidates import read_candidates
 from rsft_jax.experiments.language.make import make_rule
-from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
 from rsft_jax.policies import LanguagePolicy
 from rsft_jax.rollouts import RolloutStore, read_rollouts
+from tests.experiments import smoke
 
-SMOKE = [
-    "experiment=smoke", "evaluation.bootstrap_samples=50", "rounds.num_rounds=1",
-    "evaluation.num_prompts=2",
-]  # fmt: skip
+SMOKE = [*smoke.SMOKE, "rounds.num_rounds=1", "evaluation.num_prompts=2"]
 
 
 def run(path, *overrides):
-    config = load_config([*SMOKE, *overrides])
-    with open_run_folder(path, config, resume=False) as folder:
-        code = language.run_language(config, folder)
-    return code, folder
+    return smoke.run(path, *overrides, settings=SMOKE)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from rsft_jax.experiments.language import run as language
 from rsft_jax.experiments.language.checkpoints import load_states
 from rsft_jax.experiments.language.evaluate import evaluate_folder
 from rsft_jax.experiments.language.setup import make_setup
-from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
 from rsft_jax.policies import LanguagePolicy
@@ -19,15 +18,8 @@ from rsft_jax.rewards import as_rewards, weighted_sum
 from rsft_jax.rollouts import read_rollouts
 from rsft_jax.rounds import OffPolicyError
 from rsft_jax.training import CheckpointError, Checkpoints
+from tests.experiments.smoke import SMOKE, run
 from tests.experiments.written import not_found, renamed
-
-SMOKE = ["experiment=smoke", "evaluation.bootstrap_samples=50"]
-
-
-def run(path, *overrides, resume=False):
-    config = load_config([*SMOKE, *overrides])
-    with open_run_folder(path, config, resume=resume) as folder:
-        return language.run_language(config, folder), folder
 
 
 def saved(folder, *overrides):

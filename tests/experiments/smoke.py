@@ -1,0 +1,26 @@
+"""The language experiment at its smallest, as many tests run it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rsft_jax.experiments.language import run as language
+from rsft_jax.experiments.runs.folder import RunFolder, open_run_folder
+from rsft_jax.experiments.settings.compose import load_config
+from rsft_jax.experiments.terminal.errors import ExitCode
+
+SMOKE = ("experiment=smoke", "evaluation.bootstrap_samples=50")
+
+
+def settings_with(settings: Sequence[str], *overrides: str) -> list[str]:
+    """The settings with the overrides; Hydra refuses to be told of one value twice."""
+    names = {override.partition("=")[0] for override in overrides}
+    return [s for s in settings if s.partition("=")[0] not in names] + list(overrides)
+
+
+def run(
+    path: Path, *overrides: str, settings: Sequence[str] = SMOKE, resume: bool = False
+) -> tuple[ExitCode, RunFolder]:
+    """Runs the experiment into a folder; how it ended, and the folder."""
+    config = load_config(settings_with(settings, *overrides))
+    with open_run_folder(path, config, resume=resume) as folder:
+        return language.run_language(config, folder), folder
