@@ -222,6 +222,7 @@ def lookup(bench: Bench, arguments: argparse.Namespace) -> dict:
             jax.random.key(seed), policy, (bench.params, None), prompts, num_candidates=1,
             sampling=sampling, init_cache=policy.init_cache, slots=1,
         )  # fmt: skip
+        assert drawn.steps is not None
         steps.append(float(drawn.lengths.sum()) / float(drawn.steps.sum()))
         return int(drawn.lengths.sum())
 

@@ -37,7 +37,7 @@ _TURN_SECONDS = 0.05
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Times one program and the loops in turn, in one process."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small size")
     parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args(argv)

@@ -117,7 +117,7 @@ def measure(setup: Setup, folder: Path, betas: Sequence[float] = BETAS) -> dict[
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--experiment", default="smoke")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--candidates", type=int, default=8)

@@ -9,12 +9,15 @@ read once; the last column is the share of the read bandwidth measured at the st
 """
 
 import argparse
+import contextlib
+import importlib
 import math
 import os
 import random
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,16 +35,15 @@ from rsft_jax.sampling import (
     top_p,
 )
 
-try:
-    import torch
-except ImportError:
-    torch = None
+torch: Any = None  # a module, where it is installed
+with contextlib.suppress(ImportError):
+    torch = importlib.import_module("torch")
 
 SCALE = 1.5  # the continuous problem: N(0, 1) from N(0, 1.5^2), two thirds accepted
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="small shapes, to see that it runs")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args(argv)

@@ -34,7 +34,7 @@ _BOUND = 5.0
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Times every rule and its peers in turn, in one process."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--prompts", type=int, default=4096)
     parser.add_argument("--candidates", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=30)

@@ -114,7 +114,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     compiled = step.lower(state, frozen, batch).compile()
     compile_seconds = time.perf_counter() - begun
     memory = compiled.memory_analysis()
-    seconds, cpu_seconds = [], []
+    seconds, cpu_seconds, metrics = [], [], None
     for _ in range(arguments.steps + 1):
         begun, cpu_begun = time.perf_counter(), time.process_time()
         state, metrics = compiled(state, frozen, batch)
@@ -147,7 +147,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "compile_seconds": round(compile_seconds, 1),
         "temporaries_gib": round(memory.temp_size_in_bytes / 2**30, 2),
         "peak_gib": round(peak, 2),
-        "loss": round(float(metrics.loss), 4),
+        "loss": round(float(metrics.loss), 4) if metrics is not None else None,
         "jax": jax.__version__,
     }
 
@@ -178,6 +178,7 @@ def measure_packing(arguments: argparse.Namespace) -> dict[str, Any]:
         "packed": pack_batches(prompts, texts, batch_size=rows, row_length=arguments.length),
     }
     seconds: dict[str, list[float]] = {name: [] for name in forms}
+    metrics = None
     for _ in range(arguments.steps + 1):
         for name, batches in forms.items():
             begun = time.perf_counter()
@@ -203,7 +204,7 @@ def measure_packing(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the figures of one case, or of the default ones."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=("all", "lora", "last"))
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)

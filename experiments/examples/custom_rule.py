@@ -34,6 +34,7 @@ def likely(minimum: float) -> SelectionRule:
     """
 
     def decide(key: PRNGKey, candidates: Candidates, scored: Array) -> Decision:
+        assert candidates.log_proposal is not None  # `needs` says so
         return Decision(candidates.log_proposal >= minimum)
 
     return make_rule(f"likely({minimum:g})", decide, law=Law.EXACT, needs={"log_proposal"})

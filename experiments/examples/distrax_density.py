@@ -26,13 +26,13 @@ def densities():
         return (
             "numpyro",
             lambda key: EDGE + proposal.sample(key),
-            lambda x: target.log_prob(x) - proposal.log_prob(x - EDGE),
+            lambda x: jnp.subtract(target.log_prob(x), proposal.log_prob(x - EDGE)),
         )
     proposal, target = distrax.Gamma(1.0, RATE), distrax.Normal(0.0, 1.0)
     return (
         "distrax",
         lambda key: EDGE + proposal.sample(seed=key),
-        lambda x: target.log_prob(x) - proposal.log_prob(x - EDGE),
+        lambda x: jnp.subtract(target.log_prob(x), proposal.log_prob(x - EDGE)),
     )
 
 

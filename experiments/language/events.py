@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from rsft_jax.generation import Completions
@@ -61,7 +62,7 @@ def round_event(arm: Arm, report: RoundReport, record: Record, drawn: Drawn) -> 
         "reward_accepted": _mean(record.reward[accepted]),
         "judge_proposed": _mean(record.judge[:, fair].ravel()),
         "judge_accepted": _mean(record.judge[accepted]),
-        "ess": float(effective_sample_size(np.log(weights))) if weights.size else 0.0,
+        "ess": float(effective_sample_size(jnp.asarray(np.log(weights)))) if weights.size else 0.0,
         "generated_tokens": int(np.asarray(collected.completions.lengths).sum()),
         "generation": drawn.figures,
         "trained_tokens": 0,

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from rsft_jax.data import Prompt
 from rsft_jax.metrics import distinct_n, self_bleu
 from rsft_jax.numerics.round_keys import round_keys
 from rsft_jax.rollouts import Record, RolloutStore, read_rollouts
@@ -91,7 +92,7 @@ def reselect(records: Sequence[Record], rule: SelectionRule, seed: int) -> Resel
         rate=(float(rate.estimate), float(rate.low), float(rate.high)),
         reward=_mean(records, accepted),
         control_reward=_mean(records, control),
-        ess=float(effective_sample_size(log_weights)) if num_accepted else 0.0,
+        ess=float(effective_sample_size(jnp.asarray(log_weights))) if num_accepted else 0.0,
         max_log_weight=float(log_weights.max()) if num_accepted else math.nan,
         distinct_2=distinct_n(texts, 2) if texts else math.nan,
         control_distinct_2=distinct_n(control_texts, 2) if control_texts else math.nan,
@@ -117,7 +118,7 @@ def rescore(
     parts = [p for p in source.parts() if str(source.folder / p.name) not in bad]
     if not parts:
         raise ConfigError(f"rescore: {shown(str(folder))}; holds no candidates that can be read")
-    asked = {}
+    asked: dict[str, Prompt] = {}
     if run is not None and run.candidates is None:
         asked = {p.id: p for p in make.load_prompt_split(run.data, heldout=False)}
     version = make.reward_version(reward)
@@ -127,7 +128,9 @@ def rescore(
     figures = []
     for part in parts:
         rows = read_rollouts(source.folder / part.name)
-        prompts = [asked.get(i, text) for i, text in zip(rows["prompt_id"], rows["prompt"])]
+        prompts: list[Prompt | str] = [
+            asked.get(str(i)) or text for i, text in zip(rows["prompt_id"], rows["prompt"])
+        ]
         texts = [[text] for text in rows["completion"]]
         terms = score.terms(prompts, texts)
         after = score.combine(terms)[:, 0]

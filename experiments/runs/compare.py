@@ -87,7 +87,7 @@ def _arrays(folder: Path) -> Iterator[tuple[str, tuple[Any, ...]]]:
     for item in sorted(path for path in folder.glob("*") if path.is_dir()):
         tree = ocp.PyTreeCheckpointer().restore(item)
         for place, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
             name = f"{item.name}{jax.tree_util.keystr(place)}"
             yield name, (array.shape, str(array.dtype), array.tobytes())

@@ -126,7 +126,7 @@ class _Guarded:
 
 class _TensorBoard:
     def __init__(self, settings: Any, run: Tracked):
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
 
         self._writer = SummaryWriter(str(run.folder / "tensorboard"))
         lines = (f"    {name}: {value}" for name, value in run.settings.items())
@@ -143,7 +143,7 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, settings: Any, run: Tracked):
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         quiet = wandb.Settings(silent=True, console="off")
         self._run = wandb.init(
@@ -162,7 +162,7 @@ class _WandB:
 class _MLflow:
     def __init__(self, settings: Any, run: Tracked):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow.tracking import MlflowClient
+        from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
         uri = settings.uri or f"sqlite:///{(run.folder / 'mlflow.db').resolve()}"
         self._client = MlflowClient(tracking_uri=uri)
@@ -186,7 +186,7 @@ class _MLflow:
 
 class _Trackio:
     def __init__(self, settings: Any, run: Tracked):
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         # Its notices belong to a notebook; what a run prints is the run's.
         self._quiet = contextlib.redirect_stdout

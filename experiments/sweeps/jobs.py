@@ -278,7 +278,7 @@ def _submitit(jobs: Sequence[Job], launcher: SubmititLauncher) -> Iterator[Ended
 
 
 def _ray(jobs: Sequence[Job], launcher: RayLauncher) -> Iterator[Ended]:
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     ray.init(address=launcher.address, include_dashboard=False, log_to_driver=False)
     try:

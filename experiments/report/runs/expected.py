@@ -45,7 +45,7 @@ def predicted_rate(rewards: np.ndarray, selection: Mapping[str, Any]) -> float:
         return math.nan
     try:
         settings = build(schema.SelectionConfig, selection, "selection")
-        if isinstance(settings, schema.OwnRule):
+        if any(settings.functions()):  # code of the user's own
             return math.nan
         probs = accept_probs(rewards, settings)
     except ValueError:  # ConfigError among them: a stored run may hold anything
