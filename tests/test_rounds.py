@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 
 from rsft_jax.generation import Completions
+from rsft_jax.numerics.round_keys import round_keys
 from rsft_jax.rounds import (
+    Info,
     OffPolicyError,
+    Proposed,
+    Scored,
     as_candidates,
     collect,
     run_rounds,
     run_rounds_with,
+    select_candidates,
 )
 from rsft_jax.selection import best_of_n, statistical_rejection, threshold
 from tests.gates import assert_law, assert_rejects
@@ -177,3 +182,32 @@ def test_collect_jits_and_vmaps_over_seeds_and_hyperparameters():
     batched = jax.jit(jax.vmap(accepted))(keys, betas)
     for i in range(5):
         np.testing.assert_array_equal(batched[i], accepted(keys[i], betas[i]))
+
+
+def test_a_report_carries_what_was_said_of_drawing_and_of_scoring():
+    plain, told = (
+        list(_run(propose=propose, score=score))
+        for propose, score in (
+            (_propose, _score),
+            (
+                lambda key, state, n: Proposed(_propose(key, state, n), {"drawn": n}),
+                lambda prompts, x: Scored(_score(prompts, x), "best first"),
+            ),
+        )
+    )
+    assert [report.info for report in plain] == [Info(), Info()]
+    assert [report.info for report in told] == [Info({"drawn": PROMPTS}, "best first")] * 2
+    for a, b in zip(plain, told):
+        np.testing.assert_array_equal(a.state, b.state)
+        np.testing.assert_array_equal(a.collected.completions, b.collected.completions)
+
+
+def test_candidates_that_are_there_are_selected_as_their_round_did():
+    rule = statistical_rejection(BETA, max_reward=1.0)
+    for report in _run(rule=rule):
+        keys = round_keys(jax.random.key(0), report.round)
+        again = select_candidates(keys.collect, report.collected.candidates, rule)
+        np.testing.assert_array_equal(again.accepted, report.collected.selection.accepted)
+        # The mutant: the key of drawing.
+        wrong = rule.select(keys.propose, report.collected.candidates)
+        assert (np.asarray(wrong.accepted) != np.asarray(again.accepted)).any()

@@ -12,7 +12,7 @@ WEIGHTS = ("averaged", "last")
 _EPILOG = """\
 examples:
   rsft export FOLDER -o my_policy              the tuned policy
-  rsft run policy.path=my_policy               and a run that starts from it"""
+  rsft run policy=local policy.path=my_policy  and a run that starts from it"""
 
 
 def command(arguments: list[str]) -> ExitCode:

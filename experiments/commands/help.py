@@ -9,7 +9,7 @@ EXAMPLES = """\
 examples:
   rsft run                                     the default experiment, stories
   rsft run experiment=gaussian                 the textbook algorithm, in seconds
-  rsft run selection=top_k selection.k=2 training.learning_rate=1e-5 output_dir=FOLDER
+  rsft run selection=top_k selection.k=2 training.learning_rate=5e-4 output_dir=FOLDER
   rsft run output_dir=FOLDER resume=true       go on with an interrupted run
   rsft run --from FOLDER seed=1                repeat a run, with another seed
   rsft run -m seed=0,1,2 selection=top_k,best_of_n      a sweep: six runs

@@ -1,4 +1,4 @@
-"""Every command of README's section on sweeps runs, in the order in which it stands there."""
+"""Every command of the section on sweeps of experiments/README.md runs, in its order there."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "experiments" / "README.md"
 
 
 def commands():

@@ -1,0 +1,210 @@
+"""The round of a language model in the library: log-probabilities, KL, early stop, the store."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rsft_jax.experiments.language.tiny import random_policy
+from rsft_jax.generation import SamplingParams
+from rsft_jax.numerics.round_keys import round_keys
+from rsft_jax.policies import (
+    EarlyStop,
+    KeptDraws,
+    PolicyNames,
+    collect_until_accepted,
+    encode_prompts,
+    improve,
+    language_policy,
+    same_width,
+    score_texts,
+    verdict_of,
+)
+from rsft_jax.rewards import from_text_score, weighted_sum
+from rsft_jax.rollouts import RolloutStore
+from rsft_jax.rounds import collect
+from rsft_jax.selection import at_most, chain, threshold
+from rsft_jax.training import all_parameters, make_optimizer
+
+NUM, LENGTH = 6, 8
+TEXTS = ["Tell me", "Why", "A long prompt about nothing in particular"]
+LENGTHS = weighted_sum({"letters": (from_text_score(lambda text: float(text.count(" "))), 1.0)})
+
+
+@pytest.fixture(scope="module")
+def made():
+    pretrained = random_policy(np.dtype("float32"))
+    policy, state = language_policy(
+        pretrained,
+        sampling=SamplingParams(
+            max_new_tokens=LENGTH, stop_token_ids=pretrained.tokenizer.stop_token_ids
+        ),
+        part=all_parameters(),
+        optimizer=make_optimizer("sgd", learning_rate=0.01),
+        slots=8,
+    )
+    return policy, state, encode_prompts(TEXTS, policy.tokenizer, room=64)
+
+
+@pytest.fixture(scope="module")
+def drawn(made):
+    policy, state, prompts = made
+    return policy.propose(jax.random.key(3), state, prompts, num_candidates=NUM)
+
+
+def test_the_trainer_gives_the_log_probabilities_that_were_drawn_from(made, drawn):
+    policy, state, prompts = made
+    again = policy.log_probs(policy.variables(state), prompts, drawn)
+    np.testing.assert_allclose(again, drawn.log_probs, atol=1e-4)
+    assert policy.gap(state, prompts, drawn) < 1e-4
+    moved = state.replace(params=jax.tree.map(lambda leaf: leaf * 1.1, state.params))
+    assert policy.gap(moved, prompts, drawn) > 1e-2
+
+
+def test_candidates_do_not_depend_on_the_other_prompts(made, drawn):
+    policy, state, prompts = made
+    some = prompts.take([2, 0])
+    again = policy.propose(jax.random.key(3), state, some, num_candidates=NUM)
+    np.testing.assert_array_equal(again.tokens, np.asarray(drawn.tokens)[[2, 0]])
+
+
+def test_kl_of_the_untuned_policy_is_zero_and_of_another_it_is_the_enumerated_one(made):
+    policy, state, prompts = made
+    drawn = policy.propose(jax.random.key(4), state, prompts, num_candidates=NUM)
+    np.testing.assert_allclose(policy.kl(prompts, drawn), 0, atol=1e-3)
+    # One token: KL = sum_v p(v) log p(v) / p0(v), over the whole vocabulary.
+    short, other = _one_token_policy()
+    batch = encode_prompts(TEXTS[:1], short.tokenizer, room=64)
+    many = short.propose(jax.random.key(5), other, batch, num_candidates=2000)
+    ratios = short.kl(batch, many)
+    p, p0 = (
+        _next_law(short, variables, batch)
+        for variables in (short.variables(other), short.reference)
+    )
+    assert p.min() > 0 < p0.min()
+    exact, reverse = ((a * np.log(a / b)).sum() for a, b in ((p, p0), (p0, p)))
+    error = 5 * ratios.std() / np.sqrt(ratios.size)
+    assert abs(ratios.mean() - exact) < error
+    assert abs(ratios.mean() - reverse) > error  # the mutant: the other way round
+
+
+def _one_token_policy():
+    pretrained = random_policy(np.dtype("float32"))
+    policy, state = language_policy(
+        pretrained, sampling=SamplingParams(max_new_tokens=1), part=all_parameters(),
+        optimizer=make_optimizer("sgd", learning_rate=0.5), slots=256,
+    )  # fmt: skip
+    return policy, state.replace(params=jax.tree.map(lambda leaf: leaf * 1.15, state.params))
+
+
+def _next_law(policy, variables, batch):
+    tokens = jnp.asarray(batch.tokens.tokens)
+    positions = jnp.arange(tokens.shape[1])[None]
+    logits = policy.train_model.apply(variables, tokens, positions)[0]
+    last = logits[0, int(batch.tokens.lengths[0]) - 1]
+    return np.asarray(jax.nn.softmax(last.astype(jnp.float32)), np.float64)
+
+
+def test_a_step_moves_towards_what_was_accepted_and_restart_forgets(made, drawn):
+    policy, _, prompts = made
+    weights = np.zeros((len(TEXTS), NUM), np.float32)
+    weights[0, 0] = weights[2, 3] = 1
+    options = {"policy": policy, "step": policy.train_step(), "batch_size": 2}
+    key = jax.random.key(6)
+    after, metrics = improve(key, policy.new_state(), prompts, drawn, weights, **options)
+    assert metrics["steps"] == 1
+    assert metrics["trained_tokens"] == int(np.asarray(drawn.lengths)[weights > 0].sum())
+    before = policy.log_probs(policy.reference, prompts, drawn).sum(-1)[weights > 0]
+    now = policy.log_probs(policy.variables(after), prompts, drawn).sum(-1)[weights > 0]
+    assert (np.asarray(now) > np.asarray(before)).all()
+    again, _ = improve(key, after, prompts, drawn, weights, restart=True, **options)
+    fresh, _ = improve(key, policy.new_state(), prompts, drawn, weights, **options)
+    jax.tree.map(np.testing.assert_array_equal, again.params, fresh.params)
+
+
+def test_the_record_says_what_the_rule_says(made, drawn):
+    policy, _, prompts = made
+    scored = score_texts(prompts, drawn, reward=LENGTHS, tokenizer=policy.tokenizer)
+    record = scored.info
+    assert record.texts == [
+        policy.tokenizer.decode_batch([[int(t) for t in row if t >= 0] for row in rows])
+        for rows in np.asarray(drawn.tokens)
+    ]
+    np.testing.assert_array_equal(scored.rewards, record.terms["letters"])
+    assert np.isnan(record.judge).all()
+    rule = threshold(2)
+    collected = collect(
+        jax.random.key(0), None, prompts, propose=lambda *_: drawn,
+        score=functools.partial(score_texts, reward=LENGTHS, tokenizer=policy.tokenizer), rule=rule,
+    )  # fmt: skip
+    verdict = verdict_of(collected.selection, rule)
+    np.testing.assert_array_equal(verdict.accepted, record.reward >= 2)
+    assert [reason == "accepted" for reason in verdict.reasons] == verdict.accepted.ravel().tolist()
+    assert collected.info.score.prompt_ids == ["prompt-0", "prompt-1", "prompt-2"]
+
+
+def test_early_stop_accepts_what_drawing_all_accepts_with_and_without_a_store(made, tmp_path):
+    policy, state, prompts = made
+    key, wanted, rule = round_keys(jax.random.key(7), 1).collect, 1, threshold(1)
+    judged = chain(rule, at_most(wanted))
+    every = collect(
+        key, state, prompts, rule=judged,
+        propose=functools.partial(policy.propose, num_candidates=NUM),
+        score=functools.partial(score_texts, reward=LENGTHS, tokenizer=policy.tokenizer),
+    )  # fmt: skip
+    assert np.asarray(every.selection.accepted).sum() >= 2
+    store = KeptDraws(RolloutStore(tmp_path), policy.tokenizer, LENGTH)
+    source = PolicyNames(policy, "all").source(key, state)
+    keep = functools.partial(store.get_longest, source, prompts, NUM)
+    calls = []
+
+    def propose(*arguments, **options):
+        calls.append(1)
+        return policy.propose_accepted(*arguments, **options)
+
+    for how, called in ((None, 1), (keep, 2), (keep, 2)):  # the third finds all in the store
+        stopped = collect_until_accepted(
+            key, state, prompts, policy=policy, early=EarlyStop(chain(rule), wanted), rule=judged,
+            reward=LENGTHS, num_candidates=NUM, keep=how, propose=propose,
+        )  # fmt: skip
+        assert len(calls) == called
+        np.testing.assert_array_equal(stopped.selection.accepted, every.selection.accepted)
+        assert (np.asarray(stopped.completions.lengths) == 0).any()
+        there = np.asarray(stopped.completions.lengths) > 0
+        np.testing.assert_array_equal(
+            np.asarray(stopped.completions.tokens)[there],
+            np.asarray(every.completions.tokens)[there],
+        )
+        assert stopped.info.propose.always == wanted
+        np.testing.assert_array_equal(stopped.info.score.drawn, there)
+
+
+def test_a_store_draws_each_prompt_once(made, tmp_path):
+    policy, state, prompts = made
+    store = KeptDraws(RolloutStore(tmp_path), policy.tokenizer, LENGTH)
+    names, key, asked = PolicyNames(policy, "all"), jax.random.key(8), []
+
+    def draw(some):
+        asked.append(len(some.prompts))
+        return policy.propose(key, state, some, num_candidates=2)
+
+    source = names.source(key, state)
+    first = store.get(source, prompts.take([0, 1]), 2, draw)
+    both = store.get(source, prompts, 2, draw)
+    assert asked == [2, 1]
+    np.testing.assert_array_equal(np.asarray(both.tokens)[:2], first.tokens)
+    moved = state.replace(step=1, params=jax.tree.map(lambda leaf: leaf + 1, state.params))
+    assert names.name(moved) != names.name(state)
+    assert names.source(jax.random.key(9), state) != source
+
+
+def test_prompts_of_two_sets_share_a_width_and_a_long_one_is_named(made):
+    policy, _, prompts = made
+    short = encode_prompts(["a"], policy.tokenizer, room=64)
+    one, two = same_width(short, prompts)
+    assert one.tokens.tokens.shape[1] == two.tokens.tokens.shape[1] > short.tokens.tokens.shape[1]
+    np.testing.assert_array_equal(one.tokens.lengths, short.tokens.lengths)
+    with pytest.raises(ValueError, match=r"prompt prompt-2 has 42 tokens; .* room for 1 to 9"):
+        encode_prompts(TEXTS, policy.tokenizer, room=9)
