@@ -21,7 +21,8 @@ def command(arguments: list[str]) -> ExitCode:
         prog="rsft rescore",
         description="score stored candidates by another reward; writes FOLDER/rescored/VERSION, "
         "a store that reselect and candidates= can read",
-        epilog="examples:\n  rsft rescore FOLDER reward.length.weight=-1.0 reward.length.min_words=40",
+        epilog="examples:\n"
+        "  rsft rescore FOLDER reward.length.weight=-1.0 reward.length.min_words=40",
     )
     parser.add_argument("folder", type=Path, help="the folder of a run, or a store")
     parser.add_argument("overrides", nargs="*", metavar="reward.FIELD=VALUE", help="the reward")

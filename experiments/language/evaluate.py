@@ -16,7 +16,6 @@ from rsft_jax.rollouts import Record, to_rows, write_rollouts
 from rsft_jax.training import Checkpoints, TrainState
 
 from ..runs.folder import RunFolder
-from ..runs.processes import is_first
 from ..settings.schema import LanguageConfig
 from ..settings.stored import read_config
 from ..terminal.console import Console
@@ -87,7 +86,7 @@ def log_evaluation(
     setup: Setup, folder: RunFolder, arm: str, round_: int, evaluated: Evaluated
 ) -> None:
     """Writes the held-out samples and their figures."""
-    if not is_first():
+    if not folder.writes:
         return
     write_rollouts(folder.evaluation_path(round_, arm), to_rows(evaluated.record))
     folder.log(evaluation_event(setup, arm, round_, evaluated))

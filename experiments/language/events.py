@@ -14,7 +14,6 @@ from rsft_jax.rounds import RoundReport
 from rsft_jax.sampling import acceptance_rate, effective_sample_size
 
 from ..runs.folder import RunFolder
-from ..runs.processes import is_first
 from . import make
 from .arms import Arm, Drawn
 
@@ -23,7 +22,7 @@ def log_round(folder: RunFolder, arm: Arm, report: RoundReport) -> dict[str, Any
     """Writes every candidate with its verdict, and the round's figures; returns the latter."""
     drawn: Drawn = report.info.propose
     record: Record = report.info.score
-    if is_first():
+    if folder.writes:
         verdict = verdict_of(report.collected.selection, arm.rule)
         version = make.reward_version(arm.setup.config.reward)
         source = {**drawn.source, "reward_version": [version] * record.reward.size}

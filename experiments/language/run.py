@@ -16,7 +16,6 @@ from rsft_jax.selection import first_control, random_control
 from rsft_jax.training import Checkpoints, TrainState
 
 from ..runs.folder import RunFolder
-from ..runs.processes import is_first
 from ..settings.schema import LanguageConfig
 from ..terminal.console import Console
 from ..terminal.errors import ExitCode
@@ -31,7 +30,7 @@ from .shown import explain_empty, show_evaluations, show_round
 
 def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
     """Runs the rounds of all arms, or those that are left."""
-    console = Console(None if is_first() else io.StringIO())
+    console = Console(None if folder.writes else io.StringIO())
     early = make.make_early_stop(config)
     setup = make_setup(config, console)
     draws = RolloutStore(config.store or folder.draws)

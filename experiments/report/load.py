@@ -15,6 +15,7 @@ import yaml
 
 from rsft_jax.rollouts import Rollouts, read_rollouts
 
+from ..settings.reward_words import with_present_reward
 from .palette import ARM_ORDER, in_order
 
 _PART_NAME = re.compile(r"round-(\d+)-(.+)\.parquet")
@@ -122,7 +123,9 @@ def load_run(folder: Path) -> Run:
         raise FileNotFoundError(f"no run folder at {folder}")
     problems: list[str] = []
     config_text = _attempt(lambda: _text(folder / "config.yaml"), "", problems)
-    config = _attempt(lambda: _mapping(yaml.safe_load(config_text), "config.yaml"), {}, problems)
+    stored = _attempt(lambda: _mapping(yaml.safe_load(config_text), "config.yaml"), {}, problems)
+    # A run from before rewards were terms is the run of the same settings in the present words.
+    config = _attempt(lambda: with_present_reward(stored), stored, problems)
     info = _attempt(
         lambda: _mapping(json.loads(_text(folder / "run.json")), "run.json"), {}, problems
     )
