@@ -40,16 +40,16 @@ def load(name: str | None) -> Pretrained:
 
 
 def tell(report: RoundReport, kl: np.ndarray) -> None:
-    """Prints what a round did, and one text that it accepted."""
+    """Prints what a round did, and one text that it accepted; without any it made no update."""
     rewards = np.asarray(report.collected.candidates.rewards)
     accepted = np.asarray(report.collected.selection.accepted)
     print(
-        f"round {report.round}: {report.num_accepted} of {rewards.size} accepted, reward "
-        f"{np.nanmean(rewards):.3f} drawn, {rewards[accepted].mean():.3f} accepted; "
-        f"loss {report.metrics['loss_last']:.3f}, KL to the start {kl.mean():.2f} nats a text"
+        f"round {report.round}: {report.num_accepted} of {rewards.size} accepted; reward drawn "
+        f"{np.nanmean(rewards):.3f}, KL to the start {kl.mean():.2f} nats a text"
     )
-    first = tuple(np.argwhere(accepted)[0])
-    print(f"  {np.array(report.info.score.texts, object)[first][:80]!r}")
+    for text in np.array(report.info.score.texts, object)[accepted][:1]:
+        reward, loss = rewards[accepted].mean(), report.metrics["loss_last"]
+        print(f"  reward accepted {reward:.3f}, loss {loss:.3f}; {text[:60]!r}")
 
 
 def main(name: str | None = None) -> Iterator[RoundReport]:

@@ -130,7 +130,7 @@ class _Play:
         return Proposed(completions, Drawn(source.columns(prompts, num), shown.figures()))
 
     def score(self, prompts: PromptBatch, completions: Completions) -> Scored:
-        """Scores by the rewards of the run, or those that came with given candidates."""
+        """Scores by the rewards of the run; what came with given candidates takes their place."""
         setup = self.arm.setup
         scored = score_texts(
             prompts,

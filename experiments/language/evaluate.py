@@ -34,7 +34,7 @@ class Evaluated(NamedTuple):
       completions: `[P, N]`.
       record: of them, scored.
       kl: KL(policy, untuned policy) of a whole completion, nats.
-      seconds: that drawing and scoring took.
+      seconds: that drawing, scoring and the KL took.
     """
 
     completions: Completions

@@ -134,18 +134,6 @@ def make_rule(
     return rule if budget is None else rules.chain(rule, rules.at_most(budget))
 
 
-def make_unlimited_rule(
-    selection: schema.SelectionConfig, allowed: Sequence[str] = ()
-) -> rules.SelectionRule:
-    """The selection rule without its budget."""
-    return selection.build(allowed)
-
-
-def budget_of(selection: schema.SelectionConfig) -> int | None:
-    """The most candidates of one prompt that a rule takes of those it accepts; None for all."""
-    return selection.limit()
-
-
 def make_part(settings: schema.TrainingConfig, key: PRNGKey) -> training.Part:
     """Which parameters are trained; `key` draws the adapters."""
     remat = settings.remat
@@ -214,8 +202,8 @@ def make_early_stop(config: schema.LanguageConfig) -> EarlyStop | None:
     """
     if not config.sampling.early_stop:
         return None
-    rule = make_unlimited_rule(config.selection, config.allow_packages)
-    budget = budget_of(config.selection)
+    rule = config.selection.build(config.allow_packages)
+    budget = config.selection.limit()
     if budget is None or not rule.separable or rule.needs - {"log_proposal"}:
         raise ConfigError(
             "sampling.early_stop: true; the rule of selection.function must be separable, that is "

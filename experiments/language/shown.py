@@ -35,10 +35,10 @@ def show_round(console: Console, events: list[dict[str, Any]]) -> None:
             gap = (
                 f"; sampler and trainer differ by at most {event['on_policy_gap']:.1e} nats a token"
             )
+        proposed, accepted = (_figure(event[f"reward_{of}"]) for of in ("proposed", "accepted"))
         console.say(
             f"round {event['round']}, {event['arm']}: accepted {event['num_accepted']} of "
-            f"{event['num_scored']}, reward {event['reward_proposed']:.3f} proposed, "
-            f"{event['reward_accepted']:.3f} accepted" + gap
+            f"{event['num_scored']}, reward {proposed} proposed, {accepted} accepted" + gap
         )
 
 
@@ -59,6 +59,11 @@ def show_evaluations(console: Console, events: Iterable[Mapping[str, Any]]) -> N
     ]
     columns = ("round", "arm", "reward", "judge", "KL, nats", "distinct-2", "self-BLEU", "tokens")
     console.table("held-out prompts, with 95 % intervals over prompts", columns, rows)
+
+
+def _figure(value: float | None) -> str:
+    """A mean, or a dash where there was nothing to take it of."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _with_interval(event: Mapping[str, Any], name: str) -> str:

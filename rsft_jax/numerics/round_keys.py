@@ -64,7 +64,7 @@ def round_keys(key: PRNGKey, number: int) -> RoundKeys:
     rounds before it.
 
     Args:
-      key: random key of the whole run; not consumed, every round is folded from it.
+      key: random key of the whole run, used for nothing but its rounds.
       number: t, from 1.
 
     Example:

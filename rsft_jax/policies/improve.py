@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from rsft_jax.generation import Completions, Prompts
+from rsft_jax.numerics.checks import check_integer
 from rsft_jax.policies.language import LanguagePolicy
 from rsft_jax.policies.prompts import PromptBatch
 from rsft_jax.rollouts import RolloutStore
@@ -109,15 +110,22 @@ def improve(
     Returns:
       The new state, and figures of the round: `loss_first`, `loss_last`, `steps`, `trained_tokens`,
       `replayed_sequences`, `padding_fraction`, `refused_steps`, and of the last step `grad_norm`,
-      `update_norm`, `entropy`, `kl`, `clipped`.
+      `update_norm`, `entropy`, `kl` (to the reference, a token; 0 where the loss has none),
+      `clipped`.
+
+    Raises:
+      ValueError: nothing has a weight above 0, or `epochs` is below 1.
 
     References:
       Singh et al. 2023, "Beyond Human Data" (ReST-EM), https://arxiv.org/abs/2312.06585, section 3:
       the restart.
     """
+    check_integer("epochs", epochs)
     state = policy.new_state() if restart else state
     sequences = accepted_sequences(prompts.tokens, completions, weights)
     num_new = len(sequences.weights)
+    if not num_new:
+        raise ValueError("weights must have an entry above 0 to train on, got none")
     if replay is not None:
         sequences = mix(jax.random.fold_in(key, epochs), sequences, *replay)
     batches = []

@@ -1,4 +1,4 @@
-"""Drawing that asks a store first: what was generated once is never generated again."""
+"""Drawing that asks a store first, so that what was generated once need not be drawn again."""
 
 import contextlib
 import dataclasses
@@ -117,7 +117,8 @@ class KeptDraws:
     ) -> Completions:
         """N candidates for each of P prompts, of which only those that are not kept yet are drawn.
 
-        Who would draw the same at the same time waits and takes what the first one has drawn.
+        Who would draw the same at the same time, in a run of one process, waits and takes what the
+        first one has drawn.
 
         Args:
           source: what the candidates depend on.
@@ -152,7 +153,10 @@ class KeptDraws:
         round_: int = 1,
         arm: str = "policy",
     ) -> Completions:
-        """Up to N candidates for each of P prompts: what is kept, and what `draw` adds.
+        """Up to N candidates for each of P prompts: what is kept, or what `draw` gives instead.
+
+        A prompt of which more is needed is drawn from its first candidate on, which gives those
+        that are kept bit for bit again.
 
         Args:
           source, prompts, num, round_, arm: as in `get`.

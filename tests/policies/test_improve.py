@@ -3,7 +3,14 @@ import numpy as np
 import pytest
 
 from rsft_jax.generation import Completions, pad_prompts
-from rsft_jax.policies import Sequences, accepted_before, accepted_sequences, mix
+from rsft_jax.policies import (
+    PromptBatch,
+    Sequences,
+    accepted_before,
+    accepted_sequences,
+    improve,
+    mix,
+)
 from rsft_jax.rollouts import RolloutStore
 
 PROMPTS = pad_prompts([[5, 6], [7], [8, 9, 10]])
@@ -99,3 +106,20 @@ def test_accepted_sequences_are_cut_to_their_lengths():
     assert [lp.tolist() for lp in found.log_probs] == [[-3.0], [-6.0, -7.0, -8.0]]
     with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\), got 1"):
         mix(jax.random.key(0), found, found, 1.0)
+
+
+def test_nothing_to_train_on_is_refused():
+    completions = Completions(
+        tokens=np.array([[[3]]]), lengths=np.array([[1]]), log_probs=np.zeros((1, 1, 1)),
+        finished=np.ones((1, 1), bool), failed=np.zeros((1, 1), bool),
+    )  # fmt: skip
+    nothing = (None, None, _batch(), completions, np.zeros((1, 1)))
+    options = {"policy": None, "step": None, "batch_size": 1}
+    with pytest.raises(ValueError, match="weights must have an entry above 0 to train on, got"):
+        improve(*nothing, **options)
+    with pytest.raises(ValueError, match=r"epochs must be .* got 0"):
+        improve(*nothing, epochs=0, **options)
+
+
+def _batch():
+    return PromptBatch([], [], PROMPTS, np.arange(3))

@@ -80,7 +80,10 @@ NAN, INF = float("nan"), float("inf")
         (lambda: top_fraction(NAN), r"fraction must be in (0, 1], got nan"),
         (lambda: top_fraction("x"), r"fraction must be in (0, 1], got 'x'"),
         (lambda: top_fraction(0.5, "world"), "got 'world'"),
-        (lambda: top_fraction(0.5, axis_name="x"), "axis_name is for scope"),
+        (
+            lambda: top_fraction(0.5, axis_name="x"),
+            "axis_name must be None with scope=\"prompt\", got 'x'",
+        ),
         (lambda: quantile(-0.1), r"level must be in [0, 1], got -0.1"),
         (lambda: quantile(NAN), r"level must be in [0, 1], got nan"),
         (lambda: group_filter(1.0, 0.0), "minimum must be < maximum, got 1.0 and 0.0"),

@@ -262,7 +262,7 @@ def test_what_cannot_stop_early_is_refused_before_anything_is_loaded(overrides, 
 
 def test_a_rule_of_ones_own_must_be_separable(monkeypatch):
     config = load_config(EARLY)
-    monkeypatch.setattr(make, "make_unlimited_rule", lambda *_: top_k(2))
+    monkeypatch.setattr(type(config.selection), "build", lambda *_: top_k(2))
     with pytest.raises(ConfigError, match=r"sampling\.early_stop: true; the rule of .* separable"):
         make.make_early_stop(config)
 
