@@ -17,7 +17,9 @@ from rsft_jax import sampling
 ROOT = Path(__file__).parent.parent
 
 MODULES = [
-    ".".join((package, *path.relative_to(ROOT / folder).with_suffix("").parts))
+    ".".join((package, *path.relative_to(ROOT / folder).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    )
     for folder, package in (("rsft_jax", "rsft_jax"), ("experiments", "rsft_jax.experiments"))
     for path in sorted((ROOT / folder).rglob("*.py"))
     if re.search(r"^\s*>>> ", path.read_text(), re.MULTILINE)

@@ -12,14 +12,23 @@ ROOT = Path(__file__).parent.parent
 
 
 def _public_names(path: Path) -> set[str]:
-    """The names without an underscore that a package's file imports or defines at its top."""
+    """What a package passes on: names from its own modules, and its constants.
+
+    None for a package that passes nothing on, such as a folder of commands.
+    """
+    package = ".".join(path.parent.relative_to(ROOT).parts)
     names: set[str] = set()
+    passes_on = False
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            is_ours = node.level > 0 or str(node.module).startswith("rsft_jax.")
+            names |= {alias.asname or alias.name for alias in node.names} if is_ours else set()
+            passes_on |= node.level == 1 or str(node.module).startswith(f"{package}.")
         elif isinstance(node, ast.Assign):
             names |= {ast.unparse(target) for target in node.targets}
-    return {name for name in names if not name.startswith("_")}
+        elif isinstance(node, ast.AnnAssign):
+            names.add(ast.unparse(node.target))
+    return {name for name in names if passes_on and not name.startswith("_")}
 
 
 PACKAGES = {

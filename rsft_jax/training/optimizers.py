@@ -208,7 +208,7 @@ def averaged_params(opt_state: optax.OptState) -> Params:
 
     Example:
       >>> tx = make_optimizer("sgd", learning_rate=0.1, ema_decay=0.9)
-      >>> averaged_params(tx.init({"x": 1.0}))
+      >>> averaged_params(tx.init({"x": jnp.float32(1.0)}))
       {'x': Array(1., dtype=float32)}
     """
 

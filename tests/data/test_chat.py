@@ -123,7 +123,7 @@ def test_template_that_grows_without_end_is_stopped(name):
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
-    assert time.thread_time() - start < 5.0
+    assert time.thread_time() - start < 20.0  # on a slow machine; without the guard, minutes
 
 
 ESCAPES = [

@@ -87,23 +87,24 @@ def test_a_wrong_refill_is_seen(mutant, monkeypatch):
         keys = jax.random.wrap_key_data(jnp.asarray(words), impl=impl)
         return mutant(state, prefix, jnp.asarray(slots), jnp.asarray(sources), count, keys)
 
-    monkeypatch.setattr("rsft_jax.generation.device._insert", wrong)
+    monkeypatch.setattr("rsft_jax.generation.device.compiled_insert", wrong)
     with pytest.raises(AssertionError):
         _assert_same(_generate(dtype="float32"), _generate(**law), tolerance=1e-5)
 
 
 def test_a_stop_that_drops_the_last_token_is_seen(monkeypatch):
     from rsft_jax.generation import device
+    from rsft_jax.generation.decode import decode
 
     def short(params, state, wanted, most, **options):
-        state, steps = device.decode(
+        state, steps = decode(
             params, state, wanted, most,
             logits_fn=options["logits_fn"], sampling=options["sampling"],
         )  # fmt: skip
         ended = state.finished & (state.length > 1)
         return state.replace(length=state.length - ended.astype(jnp.int32)), steps
 
-    monkeypatch.setattr(device, "_decode", short)
+    monkeypatch.setattr(device, "compiled_decode", short)
     with pytest.raises(AssertionError):
         _assert_same(_generate(dtype="float32"), _generate(dtype="float32", slots=20))
 
