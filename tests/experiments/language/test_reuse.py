@@ -1,7 +1,6 @@
 """What was generated once is never generated again: the store, reselect, rescore, offline runs."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -41,16 +40,15 @@ def drawn(monkeypatch):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     path = tmp_path_factory.mktemp("first")
-    start = time.monotonic()
     code, folder = run(path / "run", f"store={path / 'store'}")
     assert code == ExitCode.OK
-    return folder, path / "store", time.monotonic() - start
+    return folder, path / "store"
 
 
 def test_a_run_with_other_selection_and_training_takes_the_stored_candidates(
     first, drawn, tmp_path
 ):
-    folder, store, _ = first
+    folder, store = first
     _, other = run(
         tmp_path / "b", f"store={store}", "selection=top_k", "training.part.rank=2", "control=false"
     )
@@ -66,7 +64,7 @@ def test_a_run_with_other_selection_and_training_takes_the_stored_candidates(
 
 @pytest.mark.slow
 def test_fewer_candidates_are_found_and_another_seed_or_law_is_drawn(first, drawn, tmp_path):
-    _, store, _ = first
+    _, store = first
     run(tmp_path / "a", f"store={store}", "sampling.num_candidates=2", "control=false")
     assert drawn == []
     run(tmp_path / "b", f"store={store}", "sampling.temperature=0.5", "control=false")
@@ -78,7 +76,7 @@ def test_fewer_candidates_are_found_and_another_seed_or_law_is_drawn(first, draw
 def test_candidates_of_a_flipped_part_are_drawn_again_to_the_same_texts(
     first, drawn, tmp_path, capsys
 ):
-    folder, _, _ = first
+    folder, _ = first
     bad = tmp_path / "store"
     run(tmp_path / "a", f"store={bad}", "control=false")
     (part,) = bad.glob("*.parquet")
@@ -92,8 +90,8 @@ def test_candidates_of_a_flipped_part_are_drawn_again_to_the_same_texts(
     assert ours["completion"] == theirs["completion"]
 
 
-def test_reselecting_twelve_betas_gives_what_the_run_accepts_in_a_tenth_of_its_time(first):
-    folder, _, seconds = first
+def test_reselecting_twelve_betas_gives_what_the_run_accepts(first):
+    folder, _ = first
     groups, problems = read_candidates(folder.path)
     assert problems == []
     policy, control = groups
@@ -106,19 +104,17 @@ def test_reselecting_twelve_betas_gives_what_the_run_accepts_in_a_tenth_of_its_t
         np.asarray(by_coin.accepted).ravel(),
         read_rollouts(folder.rollout_path(1, "control"))["accepted"],
     )
-    start = time.monotonic()
     betas = np.geomspace(0.01, 3, 12)
     rates = []
     for beta in betas:
         again = load_config([*SMOKE, f"selection.beta={beta}", "selection.budget=null"])
         rates.append(reselect.reselect([policy], make_rule(again.selection), seed=0).rate[0])
-    assert time.monotonic() - start < 12 * seconds / 10
     assert rates == sorted(rates)
     assert rates[0] < rates[-1]
 
 
 def test_the_command_prints_a_row_for_each_setting_and_writes_them(first, tmp_path, capsys):
-    folder, _, _ = first
+    folder, _ = first
     table = tmp_path / "table.csv"
     assert main(["reselect", str(folder.path), "selection.beta=0.1,1", "--csv", str(table)]) == 0
     assert "statistical_rejection(beta=0.1)" in capsys.readouterr().out
@@ -126,7 +122,7 @@ def test_the_command_prints_a_row_for_each_setting_and_writes_them(first, tmp_pa
 
 
 def test_rescoring_keeps_the_candidates_and_another_reward(first, capsys):
-    folder, _, _ = first
+    folder, _ = first
     assert main(["rescore", str(folder.path), "reward.length=3.0"]) == 0
     (store,) = (folder.path / "rescored").iterdir()
     before, after = RolloutStore(folder.rollouts).read(), RolloutStore(store).read()
@@ -139,7 +135,7 @@ def test_rescoring_keeps_the_candidates_and_another_reward(first, capsys):
 
 
 def test_training_from_a_store_draws_nothing_in_its_rounds(first, drawn, tmp_path):
-    folder, _, _ = first
+    folder, _ = first
     code, other = run(tmp_path / "off", f"candidates={folder.path}", "selection=best_of_n")
     assert code == ExitCode.OK
     assert drawn == []

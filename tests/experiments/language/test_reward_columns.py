@@ -17,7 +17,6 @@ ANSWERS = {f"{split}-{i}": "x" * (7 * i + 3) for split in ("train", "heldout") f
 def _mylab(monkeypatch):
     """The example package, as if it were installed; forgotten after the test."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
     yield
     for name in [n for n in sys.modules if n.partition(".")[0] == "mylab"]:
         del sys.modules[name]
