@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..terminal.errors import ConfigError, one_line, shown
 from .compose import from_dict
+from .paths import absolute, followed
 from .plain_data import check_yaml, resolve
 from .reward_words import with_present_reward
 from .schema import RunConfig
@@ -20,8 +21,13 @@ _CONFIG_MODULE = "rsft_jax.configs"
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Writes a configuration as YAML, from which `read_config` makes the same one."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), encoding="utf-8")
+    """Writes a configuration as YAML, which `read_config` reads from whatever folder it is in.
+
+    Paths are written absolute. Where it is written is noted in it as `output_dir`, so that a moved
+    folder is known as such.
+    """
+    data = absolute({**to_dict(config), "output_dir": str(path.parent.absolute())})
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(data)), encoding="utf-8")
 
 
 def read_config(path: Path) -> RunConfig:
@@ -39,7 +45,7 @@ def read_config(path: Path) -> RunConfig:
         raise ConfigError(f"{path}: is not a mapping of settings")
     try:
         stored = resolve(OmegaConf.to_container(data, resolve=False))
-        config = from_dict(_with_new_settings(stored))
+        config = from_dict(followed(_with_new_settings(stored), path.parent))
         return dataclasses.replace(config, allow_packages=())  # a record, and no permission
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
@@ -60,7 +66,7 @@ def _with_new_settings(stored: dict[str, Any]) -> dict[str, Any]:
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """Lists the settings that differ, as "field: old -> new"."""
-    old_values, new_values = dict(leaves(to_dict(old))), dict(leaves(to_dict(new)))
+    old_values, new_values = (dict(leaves(absolute(to_dict(config)))) for config in (old, new))
     return [
         f"{name}: {shown(old_values.get(name))} -> {shown(new_values.get(name))}"
         for name in dict.fromkeys([*old_values, *new_values])

@@ -20,6 +20,7 @@ class RunConfig(Open):
       ARMS: what is tuned beside each other, the one that counts first.
       METRICS: figure that the runs write -> the event in which they do.
       MAIN_METRIC: the one of these that tells most; None if there is none.
+      PATHS: settings that are paths, dotted.
       MAY_CHANGE: settings that may be others where a run goes on.
       FIRST_OPTIONS: group -> option whose file has the values of settings that are newer than a
         stored run.
@@ -39,6 +40,7 @@ class RunConfig(Open):
     ARMS: ClassVar[tuple[str, ...]] = ()
     METRICS: ClassVar[Mapping[str, str]] = {}
     MAIN_METRIC: ClassVar[str | None] = None
+    PATHS: ClassVar[tuple[str, ...]] = ()
     MAY_CHANGE: ClassVar[tuple[str, ...]] = ("output_dir", "resume")
     FIRST_OPTIONS: ClassVar[Mapping[str, str]] = {}
 

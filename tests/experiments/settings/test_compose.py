@@ -70,9 +70,11 @@ def test_values_take_the_type_of_their_field():
 
 def test_config_survives_a_round_trip_through_yaml(tmp_path):
     for name in group_options()["experiment"]:
-        config = load_config([f"experiment={name}", "seed=7", "output_dir='odd: name'"])
-        save_config(config, tmp_path / "config.yaml")
-        assert read_config(tmp_path / "config.yaml") == config
+        folder = tmp_path / "odd: name"
+        folder.mkdir(exist_ok=True)
+        config = load_config([f"experiment={name}", "seed=7", f"output_dir='{folder}'"])
+        save_config(config, folder / "config.yaml")
+        assert read_config(folder / "config.yaml") == config
         assert from_dict(to_dict(config)) == config
 
 
@@ -345,7 +347,7 @@ def test_build_refuses_an_integer_too_large_for_a_float():
 
 
 def test_a_configuration_from_before_a_setting_has_it_switched_off(tmp_path):
-    config = load_config(["experiment=smoke", "sampling.temperature=0.7"])
+    config = load_config(["experiment=smoke", "sampling.temperature=0.7", f"output_dir={tmp_path}"])
     save_config(config, tmp_path / "config.yaml")
     lines = (tmp_path / "config.yaml").read_text().splitlines(keepends=True)
     kept = [line for line in lines if "early_stop" not in line and "replay_fraction" not in line]
