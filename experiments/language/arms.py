@@ -36,6 +36,7 @@ from rsft_jax.selection import SelectionRule
 from rsft_jax.training import TrainState
 from rsft_jax.types import Array, PRNGKey
 
+from . import make
 from .progress import Drawing, Steps
 from .prompts import round_prompts
 from .setup import Setup
@@ -209,6 +210,8 @@ class _Play:
                 with_log_probs=settings.clip_ratio is not None,
                 restart=settings.restart,
                 replay=replay,
+                rate=make.make_rate(settings),
+                span=make.round_span(setup.config, self.number),
                 on_step=shown,
             )
 

@@ -150,23 +150,31 @@ def make_part(settings: schema.TrainingConfig, key: PRNGKey) -> training.Part:
             return training.matching(*patterns, remat=remat)
 
 
-def make_optimizer(config: schema.LanguageConfig) -> optax.GradientTransformation:
-    """The optimizer; its schedule spans the steps that all rounds can take together."""
-    settings = config.training
-    most = config.selection.most_accepted(config.sampling.num_candidates)
-    accepted = config.rounds.prompts_per_round * most
-    rounds = 1 if settings.restart else config.rounds.num_rounds
-    steps = rounds * settings.epochs * -(-accepted // settings.batch_size)
+def make_optimizer(settings: schema.TrainingConfig) -> optax.GradientTransformation:
+    """The optimizer; its rate falls with the progress of the run, however many steps that takes."""
     return training.make_optimizer(
         settings.optimizer,
         learning_rate=settings.learning_rate,
         schedule=settings.schedule,
         warmup_steps=settings.warmup_steps,
-        total_steps=max(steps, settings.warmup_steps + 1),
+        by_progress=True,
         clip_norm=settings.clip_norm,
         weight_decay=settings.weight_decay,
         ema_decay=settings.ema_decay,
     )
+
+
+def make_rate(settings: schema.TrainingConfig) -> training.RateFn:
+    """The learning rate of the optimizer."""
+    return training.make_rate(
+        settings.learning_rate, settings.schedule, warmup_steps=settings.warmup_steps
+    )
+
+
+def round_span(config: schema.LanguageConfig, number: int) -> tuple[float, float]:
+    """The progress of training before and after a round; a restart trains anew in each."""
+    rounds = config.rounds.num_rounds
+    return (0.0, 1.0) if config.training.restart else ((number - 1) / rounds, number / rounds)
 
 
 def make_mesh(mesh: schema.MeshConfig, batch_size: int) -> Mesh | None:

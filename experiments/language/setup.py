@@ -145,7 +145,7 @@ def _policy(
             pretrained,
             sampling=make.sampling_params(config.sampling, pretrained.tokenizer.stop_token_ids),
             part=make.make_part(config.training, keys["adapters"]),
-            optimizer=make.make_optimizer(config),
+            optimizer=make.make_optimizer(config.training),
             key=keys["dropout"],
             slots=config.sampling.batch_size,
             stop=tuple(config.sampling.stop_strings),

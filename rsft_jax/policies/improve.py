@@ -16,7 +16,7 @@ from rsft_jax.policies.language import LanguagePolicy
 from rsft_jax.policies.prompts import PromptBatch
 from rsft_jax.rollouts import RolloutStore
 from rsft_jax.sharding import process_rows, shard_batch
-from rsft_jax.training import StepFn, StepMetrics, TrainState, fine_tune
+from rsft_jax.training import RateFn, StepFn, StepMetrics, TrainState, at_progress, fine_tune
 from rsft_jax.training.batches import (
     Batch,
     PackedBatch,
@@ -25,7 +25,7 @@ from rsft_jax.training.batches import (
     pack_batches,
     padding_fraction,
 )
-from rsft_jax.types import Array, PRNGKey
+from rsft_jax.types import Array, Params, PRNGKey
 
 _MONITORS = ("grad_norm", "update_norm", "entropy", "kl", "clipped")  # of the last step
 
@@ -86,6 +86,8 @@ def improve(
     with_log_probs: bool = False,
     restart: bool = False,
     replay: Replay | None = None,
+    rate: RateFn | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
     on_step: OnStep | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Fine-tunes on accepted completions; an `rsft_jax.rounds.ImproveFn` once its options are set.
@@ -105,11 +107,15 @@ def improve(
         (`clip_ratio`).
       restart: begin at the untuned policy instead of `state` (ReST-EM).
       replay: what is mixed in of earlier rounds.
+      rate: the optimizer's learning rate, to report it; see `rsft_jax.training.make_rate`.
+      span: the progress of training before and after this call, such as (t - 1) / R and t / R for
+        round t of R; its steps are evenly spread over it.
       on_step: called before the first step and after each.
 
     Returns:
       The new state, and figures of the round: `loss_first`, `loss_last`, `steps`, `trained_tokens`,
-      `replayed_sequences`, `padding_fraction`, `refused_steps`, and of the last step `grad_norm`,
+      `replayed_sequences`, `padding_fraction`, `refused_steps`, with a `rate` also
+      `learning_rate_first` and `learning_rate_last`, and of the last step `grad_norm`,
       `update_norm`, `entropy`, `kl` (to the reference, a token; 0 where the loss has none),
       `clipped`.
 
@@ -138,11 +144,22 @@ def improve(
             row_length=row_length,
             with_log_probs=with_log_probs,
         )
-    losses, refused, tokens, metrics = [], 0, 0, None
+    losses, rates, refused, tokens, metrics = [], [], 0, 0, None
     if on_step is not None:
         on_step(None, len(batches))
-    placed = (_placed(batch, policy, batch_size) for batch in batches)
-    for after, metrics in fine_tune(state, policy.frozen, placed, step):
+
+    def step_on(state: TrainState, frozen: Params, item: Any) -> tuple[TrainState, StepMetrics]:
+        progress, batch = item
+        if rate is not None:
+            rates.append(float(rate(int(state.step), progress)))
+        state = state.replace(opt_state=at_progress(state.opt_state, progress))
+        return step(state, frozen, batch)
+
+    placed = (
+        (span[0] + (span[1] - span[0]) * done / len(batches), _placed(batch, policy, batch_size))
+        for done, batch in enumerate(batches)
+    )
+    for after, metrics in fine_tune(state, policy.frozen, placed, step_on):
         state = after
         losses.append(float(metrics.loss))
         refused += not bool(metrics.finite)
@@ -157,6 +174,7 @@ def improve(
         "trained_tokens": tokens,
         "replayed_sequences": len(sequences.weights) - num_new,
         "padding_fraction": padding_fraction(batches),
+        **({"learning_rate_first": rates[0], "learning_rate_last": rates[-1]} if rates else {}),
         **{name: float(getattr(metrics, name)) for name in _MONITORS},
     }
 

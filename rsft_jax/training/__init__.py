@@ -13,7 +13,6 @@ from rsft_jax.training.optimizers import (
     average_params,
     averaged_params,
     make_optimizer,
-    make_schedule,
 )
 from rsft_jax.training.parts import (
     NORMS_AND_BIASES,
@@ -25,6 +24,7 @@ from rsft_jax.training.parts import (
     matching,
     with_reference,
 )
+from rsft_jax.training.schedules import RateFn, at_progress, make_rate, make_schedule
 from rsft_jax.training.state import TrainState, abstract_train_state, create_train_state
 from rsft_jax.training.step import StepFn, StepMetrics, fine_tune, make_train_step
 
@@ -35,6 +35,7 @@ __all__ = [
     "LossFn",
     "LossTerms",
     "Part",
+    "RateFn",
     "Restored",
     "StepFn",
     "StepMetrics",
@@ -42,6 +43,7 @@ __all__ = [
     "WithReference",
     "abstract_train_state",
     "all_parameters",
+    "at_progress",
     "average_params",
     "averaged_params",
     "completion_loss",
@@ -50,6 +52,7 @@ __all__ = [
     "last_layers",
     "lora",
     "make_optimizer",
+    "make_rate",
     "make_schedule",
     "make_train_step",
     "matching",

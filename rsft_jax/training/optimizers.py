@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rsft_jax.numerics.checks import check_between, check_choice, check_integer, check_number
-from rsft_jax.types import Array, Params
+from rsft_jax.numerics.checks import check_between, check_choice, check_number
+from rsft_jax.training.schedules import make_rate, make_schedule, scale_by_progress
+from rsft_jax.types import Params
 
-SCHEDULES = ("constant", "cosine", "linear")
 OPTIMIZERS = ("adafactor", "adamw", "lion", "sgd")
 _DEFAULT_B2 = {"adamw": 0.999, "lion": 0.99}
 
@@ -21,59 +21,6 @@ class EmaState(NamedTuple):
     ema: Params
 
 
-def make_schedule(
-    learning_rate: float,
-    schedule: str = "constant",
-    *,
-    warmup_steps: int = 0,
-    total_steps: int | None = None,
-) -> optax.Schedule:
-    """A learning rate that rises linearly over the warm-up and then stays or falls.
-
-    With w warm-up steps the rate of step t (from 0) is eta (t + 1) / w while t < w: no step is
-    spent on a rate of zero. After that it is eta (constant), or falls from eta towards 0 at
-    `total_steps` along half a cosine or a line.
-
-    Args:
-      learning_rate: eta, the highest rate; finite and not negative.
-      schedule: "constant", "cosine" or "linear".
-      warmup_steps: w, at least 0.
-      total_steps: number of steps, warm-up included; the falling schedules need it.
-
-    Returns:
-      A function from the step to the rate.
-
-    Raises:
-      ValueError: naming the argument, its value and the allowed range.
-
-    Example:
-      >>> rate = make_schedule(1.0, "linear", warmup_steps=2, total_steps=6)
-      >>> [float(rate(t)) for t in range(6)]
-      [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
-    """
-    check_between("learning_rate", learning_rate, 0, math.inf, bounds="[)")
-    check_choice("schedule", schedule, SCHEDULES)
-    check_integer("warmup_steps", warmup_steps, 0)
-    if schedule != "constant" and (total_steps is None or total_steps <= warmup_steps):
-        raise ValueError(
-            f"total_steps must be above warmup_steps = {warmup_steps} for the {schedule} "
-            f"schedule, got {total_steps}"
-        )
-    if schedule == "constant" and not warmup_steps:
-        return optax.constant_schedule(learning_rate)
-
-    def rate(step: jax.typing.ArrayLike) -> Array:
-        step = jnp.asarray(step).astype(jnp.float32)
-        rise = jnp.minimum((step + 1) / max(warmup_steps, 1), 1)
-        if total_steps is None or schedule == "constant":
-            return learning_rate * rise
-        done = jnp.clip((step - warmup_steps) / (total_steps - warmup_steps), 0, 1)
-        fall = (1 + jnp.cos(jnp.pi * done)) / 2 if schedule == "cosine" else 1 - done
-        return learning_rate * rise * fall
-
-    return rate
-
-
 def make_optimizer(
     name: str = "adamw",
     *,
@@ -81,6 +28,7 @@ def make_optimizer(
     schedule: str = "constant",
     warmup_steps: int = 0,
     total_steps: int | None = None,
+    by_progress: bool = False,
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
     b1: float = 0.9,
@@ -112,6 +60,8 @@ def make_optimizer(
       schedule: see `make_schedule`.
       warmup_steps: see `make_schedule`.
       total_steps: see `make_schedule`.
+      by_progress: a rate that falls does so with the progress that `at_progress` states before each
+        step (see `make_rate`), and needs no `total_steps`.
       clip_norm: gradients are scaled down to this global norm, if theirs is above it.
       weight_decay: at least 0.
       b1: AdamW's decay of the mean of gradients, in [0, 1); Lion's weight of the past in a step.
@@ -140,9 +90,14 @@ def make_optimizer(
     for argument, value in fractions.items():
         if value is not None:
             check_between(argument, value, 0, 1, bounds="[)")
-    rate = make_schedule(
-        learning_rate, schedule, warmup_steps=warmup_steps, total_steps=total_steps
-    )
+    scaled: optax.GradientTransformation
+    if by_progress and schedule != "constant":
+        scaled = scale_by_progress(make_rate(learning_rate, schedule, warmup_steps=warmup_steps))
+    else:
+        rate = make_schedule(
+            learning_rate, schedule, warmup_steps=warmup_steps, total_steps=total_steps
+        )
+        scaled = optax.scale_by_learning_rate(rate)
     parts: list[optax.GradientTransformation] = []
     if clip_norm is not None:
         check_number("clip_norm", clip_norm, above=0)
@@ -150,7 +105,7 @@ def make_optimizer(
     parts += _direction(name, b1=b1, b2=b2, eps=eps, momentum=momentum)
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=_decayed))
-    parts.append(optax.scale_by_learning_rate(rate))
+    parts.append(scaled)
     if ema_decay is not None:
         parts.append(average_params(ema_decay))
     return _with_standard_promotion(optax.chain(*parts))

@@ -105,16 +105,19 @@ def rounds_table(run: Run) -> Table | None:
         "num_accepted": "accepted",
     }
     changes = {
-        "reward, proposed → accepted": ("reward_proposed", "reward_accepted"),
-        "judge, proposed → accepted": ("judge_proposed", "judge_accepted"),
-        "loss, first → last batch": ("loss_first", "loss_last"),
-    }
+        "reward, proposed → accepted": ("reward_proposed", "reward_accepted", text.number),
+        "judge, proposed → accepted": ("judge_proposed", "judge_accepted", text.number),
+        "loss, first → last batch": ("loss_first", "loss_last", text.number),
+        "learning rate, first → last step": (
+            "learning_rate_first", "learning_rate_last", text.compact,
+        ),
+    }  # fmt: skip
     others = {
         "ess": "effective samples",
         "on_policy_gap": "on\u2011policy gap, nats",
-        "learning_rate": "learning rate",
     }
     counts = {key: name for key, name in counts.items() if any(key in e for e in events)}
+    changes = {n: keys for n, keys in changes.items() if any(keys[1] in e for e in events)}
     others = {key: name for key, name in others.items() if any(key in e for e in events)}
     rows = tuple(
         (
@@ -122,8 +125,8 @@ def rounds_table(run: Run) -> Table | None:
             str(e["arm"]),
             *(text.number(number(e, key), 0) for key in counts),
             *(
-                f"{text.number(number(e, before))} → {text.number(number(e, after))}"
-                for before, after in changes.values()
+                f"{printed(number(e, before))} → {printed(number(e, after))}"
+                for before, after, printed in changes.values()
             ),
             *(text.compact(number(e, key)) for key in others),
         )

@@ -90,7 +90,8 @@ class TrainingConfig:
       part: which parameters are trained.
       optimizer: "sgd" is theta <- theta - eta grad L; "adafactor" keeps least beside the weights.
       learning_rate: the highest rate, above 0.
-      schedule: of the learning rate after the warm-up, over the steps of all rounds.
+      schedule: how the learning rate falls with the progress of the run, from the first step of
+        the first round (of each, with `restart`) towards 0 after the last.
       warmup_steps: first steps of the run, over which the rate rises linearly.
       clip_norm: largest norm of a gradient; null does not clip.
       weight_decay: decoupled weight decay, per unit of learning rate.
