@@ -86,6 +86,7 @@ def make_setup(config: LanguageConfig, console: Console) -> Setup:
         f"{_size(policy.initial.params):,} trained, loaded in {time.monotonic() - start:.1f} s; "
         f"{len(train)} prompts to train on, {len(heldout)} held out"
     )
+    _tell_small_set(config, len(train), console)
     given = None
     if offer is not None:
         given = offer.encode(pretrained.tokenizer, config.sampling.max_new_tokens)
@@ -108,6 +109,16 @@ def make_setup(config: LanguageConfig, console: Console) -> Setup:
         console=console,
         given=given,
     )
+
+
+def _tell_small_set(config: LanguageConfig, size: int, console: Console) -> None:
+    num = config.rounds.prompts_per_round
+    if num <= size:
+        return
+    what = "are drawn for more than once, anew each time"
+    if config.candidates is not None:
+        what = "are all that a round trains on"
+    console.say(f"rounds.prompts_per_round: {num}; the {size} prompts to train on {what}")
 
 
 def _encoded(

@@ -45,10 +45,10 @@ class Source:
 
     def names(self, prompts: PromptBatch) -> list[str]:
         """The draw of each prompt."""
-        rows = zip(prompts.places, prompts.tokens.tokens, prompts.tokens.lengths)
+        rows = zip(prompts.draws, prompts.tokens.tokens, prompts.tokens.lengths)
         return [
-            draw_name(self.policy, self.law, self.key, place, np.asarray(tokens)[:length])
-            for place, tokens, length in rows
+            draw_name(self.policy, self.law, self.key, draw, np.asarray(tokens)[:length])
+            for draw, tokens, length in rows
         ]
 
     def columns(self, prompts: PromptBatch, num: int) -> dict[str, list[Any]]:
@@ -206,6 +206,7 @@ class KeptDraws:
         arm: str,
     ) -> None:
         record = record_of(prompts, completions, self._tokenizer, round_=round_, arm=arm)
+        record = dataclasses.replace(record, visits=None)  # a visit is a draw of its own
         num = record.drawn.shape[1]
         unscored = [""] * record.drawn.size
         columns = source.columns(prompts, num)

@@ -151,7 +151,8 @@ class LanguagePolicy:
         """Draws N completions for each of P prompts, by `sampling` and the stop strings.
 
         In a run of several processes each draws its part, and all get the whole. Candidate j of
-        the prompt at place i has the random numbers of `fold_in(fold_in(key, i), j)`.
+        the prompt with the number i in `prompts.draws` has the random numbers of
+        `fold_in(fold_in(key, i), j)`.
 
         Args:
           key: random key, consumed.
@@ -280,7 +281,7 @@ class LanguagePolicy:
         return {
             "sampling": self.sampling,
             "init_cache": cache_fn(self.model),
-            "prompt_ids": prompts.places,
+            "prompt_ids": prompts.draws,
             "slots": self.slots,
             "max_length": self.model.config.max_length,
             "stop": self._stop,

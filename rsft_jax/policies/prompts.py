@@ -20,22 +20,34 @@ class PromptBatch(NamedTuple):
       prompts: the prompts as read.
       rendered: their texts as the model sees them.
       tokens: their ids, padded to one width.
-      places: `[P]` their places in the set, which the sampling keys are folded from.
+      places: `[P]` their places in the set.
+      draws: `[P]` numbers that the sampling keys are folded from: the places, and for the k-th more
+        of the same prompt k times the size of the set further on, so that it gets other candidates.
+      size: of the set.
     """
 
     prompts: list[Prompt]
     rendered: list[str]
     tokens: Prompts
     places: np.ndarray
+    draws: np.ndarray
+    size: int
+
+    @property
+    def visits(self) -> np.ndarray:
+        """`[P]` how often each prompt was taken before it in the batch."""
+        return (self.draws - self.places) // self.size
 
     def take(self, places: Sequence[int] | np.ndarray) -> "PromptBatch":
-        """The prompts at these places of this batch."""
+        """The prompts at these places of this batch; one that is taken again is drawn for anew."""
         places = np.asarray(places)
         return PromptBatch(
             prompts=[self.prompts[i] for i in places],
             rendered=[self.rendered[i] for i in places],
             tokens=Prompts(self.tokens.tokens[places], self.tokens.lengths[places]),
             places=self.places[places],
+            draws=_distinct(self.draws[places], self.size),
+            size=self.size,
         )
 
 
@@ -73,7 +85,23 @@ def encode_prompts(
                 f"prompt {prompt.id} has {len(ids[-1])} tokens; there is room for 1 to {room}"
             )
     width = min(room, -(-max(map(len, ids)) // _MULTIPLE) * _MULTIPLE)
-    return PromptBatch(known, rendered, pad_prompts(ids, width=width), np.arange(len(known)))
+    places = np.arange(len(known))
+    tokens = pad_prompts(ids, width=width)
+    return PromptBatch(known, rendered, tokens, places, draws=places, size=len(known))
+
+
+def _distinct(draws: np.ndarray, size: int) -> np.ndarray:
+    """The numbers, each that came before raised by `size` until it did not.
+
+    >>> _distinct(np.array([2, 0, 2, 2]), 3).tolist()
+    [2, 0, 5, 8]
+    """
+    taken: dict[int, None] = {}
+    for draw in draws.tolist():
+        while draw in taken:
+            draw += size
+        taken[draw] = None
+    return np.array(list(taken), draws.dtype)
 
 
 def same_width(*batches: PromptBatch) -> tuple[PromptBatch, ...]:

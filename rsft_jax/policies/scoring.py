@@ -46,6 +46,7 @@ def record_of(
         finished=np.asarray(completions.finished),
         reward=np.full(lengths.shape, np.nan),
         judge=np.full(lengths.shape, np.nan),
+        visits=prompts.visits,
         round=round_,
         arm=arm,
     )

@@ -58,6 +58,8 @@ class Record:
       terms: name -> `[P, N]` float64, every term of the reward that is known.
       verdict: what a rule has accepted of them; None before.
       asked: P prompts as they were read, of a JSON Lines file; None otherwise.
+      visits: `[P]` how often each prompt stands further up: its candidates are numbered on from
+        those; None for never.
       round: its round; 1 for a file.
       arm: its arm; "policy" for a file.
     """
@@ -77,6 +79,7 @@ class Record:
     terms: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     verdict: Verdict | None = None
     asked: list[Prompt] | None = None
+    visits: np.ndarray | None = None
     round: int = 1
     arm: str = "policy"
 
@@ -108,11 +111,12 @@ def to_rows(
         raise ValueError("record must have tokens and log_probs to become rows, got texts alone")
     count, num = record.drawn.shape
     total = count * num
+    visits = np.zeros(count, int) if record.visits is None else record.visits
     rows: dict[str, list[Any]] = {
         "round": [record.round] * total,
         "arm": [record.arm] * total,
         "prompt_id": [name for name in record.prompt_ids for _ in range(num)],
-        "candidate": list(range(num)) * count,
+        "candidate": (visits[:, None] * num + np.arange(num)).ravel().tolist(),
         "prompt": [text for text in record.prompts for _ in range(num)],
         "completion": [text for row in record.texts for text in row],
         "tokens": [ids for row in record.tokens for ids in row],

@@ -122,4 +122,4 @@ def test_nothing_to_train_on_is_refused():
 
 
 def _batch():
-    return PromptBatch([], [], PROMPTS, np.arange(3))
+    return PromptBatch([], [], PROMPTS, np.arange(3), np.arange(3), 3)

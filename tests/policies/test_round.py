@@ -18,12 +18,13 @@ from rsft_jax.policies import (
     encode_prompts,
     improve,
     language_policy,
+    record_of,
     same_width,
     score_texts,
     verdict_of,
 )
 from rsft_jax.rewards import from_text_score, weighted_sum
-from rsft_jax.rollouts import RolloutStore
+from rsft_jax.rollouts import RolloutStore, to_rows
 from rsft_jax.rounds import collect
 from rsft_jax.selection import at_most, chain, threshold
 from rsft_jax.training import all_parameters, make_optimizer
@@ -68,6 +69,33 @@ def test_candidates_do_not_depend_on_the_other_prompts(made, drawn):
     some = prompts.take([2, 0])
     again = policy.propose(jax.random.key(3), state, some, num_candidates=NUM)
     np.testing.assert_array_equal(again.tokens, np.asarray(drawn.tokens)[[2, 0]])
+
+
+def test_a_prompt_that_comes_again_gets_other_candidates_that_do_not_depend_on_the_rest(
+    made, drawn, tmp_path
+):
+    policy, state, prompts = made
+    twice = prompts.take([1, 0, 1])
+    assert twice.visits.tolist() == [0, 0, 1]
+    assert prompts.take([1, 1]).take([1, 1]).visits.tolist() == [1, 2]
+    key = jax.random.key(3)
+    found = policy.propose(key, state, twice, num_candidates=NUM)
+    tokens = np.asarray(found.tokens)
+    np.testing.assert_array_equal(tokens[:2], np.asarray(drawn.tokens)[[1, 0]])
+    assert not np.array_equal(tokens[0], tokens[2])
+    again = policy.propose(key, state, prompts.take([1, 1]), num_candidates=NUM)
+    np.testing.assert_array_equal(again.tokens, tokens[[0, 2]])
+
+    record = record_of(twice, found, policy.tokenizer, round_=1, arm="policy")
+    rows = to_rows(record)
+    numbers = dict(zip(zip(rows["prompt_id"], rows["candidate"]), rows["tokens"]))
+    assert len(numbers) == 3 * NUM and numbers["prompt-1", NUM + 2] == rows["tokens"][2 * NUM + 2]
+
+    store = KeptDraws(RolloutStore(tmp_path), policy.tokenizer, LENGTH)
+    source = PolicyNames(policy, "all").source(key, state)
+    for draw in (lambda some: policy.propose(key, state, some, num_candidates=NUM), None):
+        kept = store.get(source, twice, NUM, draw)  # the second time nothing is drawn
+        np.testing.assert_array_equal(kept.tokens, found.tokens)
 
 
 def test_kl_is_zero_of_the_untuned_policy_and_the_difference_of_the_laws_of_another(made):
