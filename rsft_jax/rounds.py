@@ -74,6 +74,20 @@ ScoreFn = Callable[[Any, Any], Array | np.ndarray | Scored]
 """
 
 
+class Checked(NamedTuple):
+    """What a `check` may return: how far sampler and trainer disagree, and how far they may.
+
+    Attributes:
+      gap: between log-probabilities of tokens, nats.
+      max_gap: the largest that is allowed.
+      info: whatever else is known.
+    """
+
+    gap: float
+    max_gap: float
+    info: Any = None
+
+
 class Info(NamedTuple):
     """What is known of a round besides its arrays; None where nothing was said.
 
@@ -120,8 +134,8 @@ class RoundReport:
       prompts: its prompts.
       collected: candidates, rewards, selection.
       metrics: what `improve` reported; empty when nothing was accepted and no update was made.
-      gap: largest difference in nats between the log-probability of a token as it was sampled and
-        as the trainer computes it, before the update; None when no `check` was given.
+      checked: how far the log-probabilities of tokens as they were sampled and as the trainer
+        computes them differ, before the update; None when no `check` was given.
       seconds: wall time of each stage.
     """
 
@@ -130,13 +144,18 @@ class RoundReport:
     prompts: Any
     collected: Collected
     metrics: Mapping[str, Any]
-    gap: float | None
+    checked: Checked | None
     seconds: Mapping[str, float]
 
     @property
     def info(self) -> Info:
         """What `propose` and `score` said besides."""
         return self.collected.info
+
+    @property
+    def gap(self) -> float | None:
+        """The gap that `check` found, in nats; None when none was given."""
+        return None if self.checked is None else self.checked.gap
 
     @property
     def num_accepted(self) -> int:
@@ -207,6 +226,10 @@ def select_candidates(key: PRNGKey, candidates: Candidates, rule: SelectionRule)
 def _parted(result: Any, kind: type[Proposed] | type[Scored]) -> tuple[Any, Any]:
     """A result and its info, None where it came alone."""
     return tuple(result) if isinstance(result, kind) else (result, None)
+
+
+CheckFn = Callable[[Any, Any, Any], float | Checked]
+"""Compares sampler and trainer: `(state, prompts, completions) -> gap`, in nats a token."""
 
 
 class CollectFn(Protocol):
@@ -306,7 +329,7 @@ def run_rounds(
     improve: ImproveFn,
     num_rounds: int,
     first_round: int = 1,
-    check: Callable[[Any, Any, Any], float] | None = None,
+    check: CheckFn | None = None,
     max_gap: float = 1e-2,
 ) -> Iterator[RoundReport]:
     """Runs rounds of rejection sampling fine-tuning, each from the current policy.
@@ -326,14 +349,15 @@ def run_rounds(
       num_rounds: number of the last round.
       first_round: number of the first, from 1.
       check: `(state, prompts, completions) -> gap`: the largest difference in nats between the
-        sampler's log-probability of a token and the trainer's, for some of the candidates.
+        sampler's log-probability of a token and the trainer's, for some of the candidates; or a
+        `Checked`, which says by itself what is allowed.
       max_gap: the run stops when the gap is larger.
 
     Yields:
       A `RoundReport` after each round.
 
     Raises:
-      OffPolicyError: when `check` finds a gap above `max_gap`, or NaN.
+      OffPolicyError: when `check` finds a gap above the largest allowed, or NaN.
 
     Example:
       >>> from rsft_jax.selection import best_of_n
@@ -381,7 +405,7 @@ def run_rounds_with(
     improve: ImproveFn,
     num_rounds: int,
     first_round: int = 1,
-    check: Callable[[Any, Any, Any], float] | None = None,
+    check: CheckFn | None = None,
     max_gap: float = 1e-2,
 ) -> Iterator[RoundReport]:
     """`run_rounds` with a way of one's own to collect, where drawing and judging are not apart.
@@ -448,7 +472,7 @@ def _rounds(
     collect: CollectFn,
     improve: ImproveFn,
     numbers: range,
-    check: Callable[[Any, Any, Any], float] | None,
+    check: CheckFn | None,
     max_gap: float,
 ) -> Iterator[RoundReport]:
     """The loop; what `collect` does is timed by `watch` already."""
@@ -457,13 +481,14 @@ def _rounds(
         watch.seconds = {}
         batch = prompts(number)
         collected = collect(keys.collect, state, batch)
-        gap = None
+        checked = None
         if check is not None:
-            gap = watch.timed("check", check)(state, batch, collected.completions)
-            if not gap <= max_gap:
+            found = watch.timed("check", check)(state, batch, collected.completions)
+            checked = found if isinstance(found, Checked) else Checked(found, max_gap)
+            if not checked.gap <= checked.max_gap:
                 raise OffPolicyError(
-                    f"round {number}: a token's log-probability differs by {gap:.3g} nats between "
-                    f"sampler and trainer (allowed: {max_gap:g})"
+                    f"round {number}: a token's log-probability differs by {checked.gap:.3g} nats "
+                    f"between sampler and trainer (allowed: {checked.max_gap:.3g})"
                 )
         metrics: Mapping[str, Any] = {}
         if bool(jnp.any(collected.weights > 0)):
@@ -476,7 +501,7 @@ def _rounds(
             prompts=batch,
             collected=collected,
             metrics=metrics,
-            gap=gap,
+            checked=checked,
             seconds=dict(watch.seconds),
         )
 

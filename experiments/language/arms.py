@@ -1,6 +1,7 @@
 """One arm of a run: the policy that the rule tunes, or the control beside it, round by round."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from rsft_jax.policies import (
 )
 from rsft_jax.rollouts import RolloutStore
 from rsft_jax.rounds import (
+    CheckFn,
     Collected,
     Info,
     Proposed,
@@ -96,13 +98,16 @@ class Arm:
             "first_round": number,
             "num_rounds": number,
             # Candidates that are given are not of this policy.
-            "check": self.setup.policy.gap if self.setup.given is None else None,
+            "check": self._check() if self.setup.given is None else None,
         }
         key = self.setup.keys["rounds"]
         if self.early is not None:
             return next(run_rounds_with(key, state, collect=play.collect, **shared))
         propose, score = play.propose, play.score
         return next(run_rounds(key, state, propose=propose, score=score, rule=self.rule, **shared))
+
+    def _check(self) -> CheckFn:
+        return functools.partial(self.setup.policy.gap, max_gap=self.setup.config.sampling.max_gap)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -33,13 +33,17 @@ class Evaluated(NamedTuple):
     Attributes:
       completions: `[P, N]`.
       record: of them, scored.
-      kl: KL(policy, untuned policy) of a whole completion, nats.
+      kl: KL(policy, untuned policy) of a whole completion, nats, over the completions that the
+        untuned policy can draw.
+      kl_outside: the share of those that it cannot, which only a law that is cut has: with one of
+        them the divergence as such is infinite.
       seconds: that drawing, scoring and the KL took.
     """
 
     completions: Completions
     record: Record
     kl: Interval
+    kl_outside: float
     seconds: float
 
 
@@ -68,18 +72,26 @@ def evaluate(setup: Setup, state: TrainState, arm: str, round_: int) -> Evaluate
         round_=round_,
         arm=arm,
     )
-    kl = _kl(setup, batch, completions, round_)
-    return Evaluated(completions, scored.info, kl, time.monotonic() - start)
+    kl, outside = _kl(setup, batch, completions, round_)
+    return Evaluated(completions, scored.info, kl, outside, time.monotonic() - start)
 
 
-def _kl(setup: Setup, batch: PromptBatch, completions: Completions, round_: int) -> Interval:
-    """KL(policy, untuned policy) by the first sample of some prompts; see `LanguagePolicy.kl`."""
+def _kl(
+    setup: Setup, batch: PromptBatch, completions: Completions, round_: int
+) -> tuple[Interval, float]:
+    """KL(policy, untuned policy) by the first sample of some prompts; see `LanguagePolicy.kl`.
+
+    Of the samples that the untuned policy can draw; and the share of the others.
+    """
     if round_ == 0:
-        return Interval(0.0, 0.0, 0.0)  # the policy is the reference
+        return Interval(0.0, 0.0, 0.0), 0.0  # the policy is the reference
     settings = setup.config.evaluation
     some = np.arange(min(settings.kl_prompts, len(batch.prompts)))
     ratios = setup.policy.kl(batch.take(some), first_candidates(completions, some))
-    return mean_interval(ratios, settings.confidence, settings.bootstrap_samples)
+    outside = np.isinf(ratios)
+    finite = np.where(outside, np.nan, ratios)
+    interval = mean_interval(finite, settings.confidence, settings.bootstrap_samples)
+    return interval, float(outside.mean())
 
 
 def log_evaluation(
@@ -105,6 +117,7 @@ def evaluation_event(setup: Setup, arm: str, round_: int, evaluated: Evaluated) 
         **interval_figures("judge", mean_interval(record.judge, *bootstrap)),
         **text_figures(record, evaluated.completions),
         **interval_figures("kl", evaluated.kl),
+        "kl_outside": evaluated.kl_outside,
         "generated_tokens": int(np.asarray(evaluated.completions.lengths).sum()),
         "seconds": evaluated.seconds,
     }

@@ -66,9 +66,17 @@ def round_event(arm: Arm, report: RoundReport, record: Record, drawn: Drawn) -> 
         "generation": drawn.figures,
         "trained_tokens": 0,
         "on_policy_gap": report.gap,
+        **_gap_figures(report),
         **report.metrics,
         "seconds": report.seconds,
     }
+
+
+def _gap_figures(report: RoundReport) -> dict[str, float | None]:
+    """How the differences between sampler and trainer are distributed, and what is allowed."""
+    if report.checked is None:
+        return {}
+    return {"gap_allowed": report.checked.max_gap, **report.checked.info.figures()}
 
 
 def _rule_rate(arm: Arm, stopped: Stopped | None) -> dict[str, float]:

@@ -53,9 +53,8 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
     with Checkpoints(folder.checkpoints, max_to_keep=config.checkpoint.keep) as checkpoints:
         states = {name: setup.policy.new_state() for name in arms}
         done, states = restore(checkpoints, folder, setup, states)
-        if done == 0:
-            untuned = evaluate(setup, setup.policy.initial, "policy", 0)
-            log_evaluation(setup, folder, "policy", 0, untuned)
+        first = states if done else {"policy": setup.policy.initial}
+        _evaluate(setup, folder, first, done)
         for problem in draws.problems():
             console.say(f"store: {problem}")
         code = _rounds(setup, folder, arms, states, done, checkpoints)
@@ -71,17 +70,27 @@ def _rounds(
     done: int,
     checkpoints: Checkpoints,
 ) -> ExitCode:
-    """The rounds that are left, each written, evaluated and saved before the next one."""
+    """The rounds that are left, each written, saved and evaluated before the next one."""
     for number, reports in enumerate(play(arms, states, done), done + 1):
         states = {name: report.state for name, report in reports.items()}
         events = [log_round(folder, arms[name], report) for name, report in reports.items()]
         if code := explain_empty(setup.console, reports["policy"]):
             return code
-        for name, state in states.items():
-            log_evaluation(setup, folder, name, number, evaluate(setup, state, name, number))
+        # Before anything is measured: what fails there, a reward say, costs no training.
         save(checkpoints, folder, setup, number, states)
+        _evaluate(setup, folder, states, number)
         show_round(setup.console, events)
     return ExitCode.OK
+
+
+def _evaluate(
+    setup: Setup, folder: RunFolder, states: Mapping[str, TrainState], number: int
+) -> None:
+    """Evaluates the arms after a round, but for those that have been before a run went on."""
+    known = [(e.get("arm"), e.get("round")) for e in folder.events() if e["event"] == "evaluation"]
+    for name, state in states.items():
+        if (name, number) not in known:
+            log_evaluation(setup, folder, name, number, evaluate(setup, state, name, number))
 
 
 def play(

@@ -1,5 +1,6 @@
 """What a person sees of the rounds and evaluations of a run."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -33,7 +34,8 @@ def show_round(console: Console, events: list[dict[str, Any]]) -> None:
         gap = ""
         if event["on_policy_gap"] is not None:
             gap = (
-                f"; sampler and trainer differ by at most {event['on_policy_gap']:.1e} nats a token"
+                f"; sampler and trainer differ by {event['on_policy_gap']:.1e} nats a token "
+                f"(allowed {event['gap_allowed']:.1e})"
             )
         proposed, accepted = (_figure(event[f"reward_{of}"]) for of in ("proposed", "accepted"))
         console.say(
@@ -50,7 +52,7 @@ def show_evaluations(console: Console, events: Iterable[Mapping[str, Any]]) -> N
             event["arm"],
             _with_interval(event, "reward"),
             _with_interval(event, "judge"),
-            event["kl_mean"],
+            _kl(event),
             event["distinct_2"],
             event["self_bleu"],
             event["length_mean"],
@@ -59,6 +61,14 @@ def show_evaluations(console: Console, events: Iterable[Mapping[str, Any]]) -> N
     ]
     columns = ("round", "arm", "reward", "judge", "KL, nats", "distinct-2", "self-BLEU", "tokens")
     console.table("held-out prompts, with 95 % intervals over prompts", columns, rows)
+
+
+def _kl(event: Mapping[str, Any]) -> str:
+    """The divergence, and the share of the texts for which it is infinite."""
+    outside = event.get("kl_outside") or 0.0
+    mean = event["kl_mean"]
+    finite = "-" if mean is None or math.isnan(mean) else f"{mean:.3f}"
+    return f"{finite}, infinite for {outside:.0%}" if outside else finite
 
 
 def _figure(value: float | None) -> str:

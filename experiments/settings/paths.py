@@ -58,7 +58,9 @@ def _with_paths(data: dict[str, Any], change: Callable[[str], str]) -> dict[str,
     for name in kind.PATHS if kind is not None else ():
         group, _, leaf = name.rpartition(".")
         values = data.get(group) if group else data
-        path = values.get(leaf) if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            continue
+        path = values.get(leaf)
         if isinstance(path, str) and path != _MISSING and is_path(path):
             changed = {**values, leaf: change(path)}
             data = {**data, group: changed} if group else changed

@@ -25,6 +25,7 @@ from rsft_jax.training.batches import (
     pack_batches,
     padding_fraction,
 )
+from rsft_jax.training.step import AnyBatch
 from rsft_jax.types import Array, Params, PRNGKey
 
 _MONITORS = ("grad_norm", "update_norm", "entropy", "kl", "clipped")  # of the last step
@@ -148,17 +149,16 @@ def improve(
     if on_step is not None:
         on_step(None, len(batches))
 
-    def step_on(state: TrainState, frozen: Params, item: Any) -> tuple[TrainState, StepMetrics]:
-        progress, batch = item
+    def step_on(
+        state: TrainState, frozen: Params, batch: AnyBatch
+    ) -> tuple[TrainState, StepMetrics]:
+        progress = span[0] + (span[1] - span[0]) * len(losses) / len(batches)
         if rate is not None:
             rates.append(float(rate(int(state.step), progress)))
         state = state.replace(opt_state=at_progress(state.opt_state, progress))
         return step(state, frozen, batch)
 
-    placed = (
-        (span[0] + (span[1] - span[0]) * done / len(batches), _placed(batch, policy, batch_size))
-        for done, batch in enumerate(batches)
-    )
+    placed = (_placed(batch, policy, batch_size) for batch in batches)
     for after, metrics in fine_tune(state, policy.frozen, placed, step_on):
         state = after
         losses.append(float(metrics.loss))
@@ -267,9 +267,7 @@ def _batches(
     return make_batches(*data, max_length=config.max_length, **common)
 
 
-def _placed(
-    batch: Batch | PackedBatch, policy: LanguagePolicy, batch_size: int
-) -> Batch | PackedBatch:
+def _placed(batch: AnyBatch, policy: LanguagePolicy, batch_size: int) -> AnyBatch:
     """A batch on the devices of its rows, of which each process hands over its own."""
     if policy.shardings is None:
         return batch

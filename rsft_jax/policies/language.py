@@ -35,7 +35,9 @@ from rsft_jax.generation import (
 )
 from rsft_jax.interop import Pretrained
 from rsft_jax.models import Transformer, cache_fn, logits_fn
+from rsft_jax.policies.gaps import FLOOR, TokenGaps, allowed, differences, statistic
 from rsft_jax.policies.prompts import PromptBatch
+from rsft_jax.rounds import Checked
 from rsft_jax.selection import SelectionRule
 from rsft_jax.sharding import TrainShardings, divide_work, gather, train_shardings
 from rsft_jax.training import (
@@ -234,30 +236,55 @@ class LanguagePolicy:
           prompts: P prompts.
           completions: N completions of each.
         """
-        return score(
-            TrainerLogits(self.train_model),
-            variables,
-            prompts.tokens,
-            completions,
-            sampling=self.sampling,
-        )
+        return self._log_probs(self.train_model, variables, prompts, completions)
 
-    def gap(self, state: TrainState, prompts: PromptBatch, completions: Completions) -> float:
-        """Largest difference in nats between the sampler's log-probability and the trainer's.
+    def _log_probs(
+        self, model: Transformer, variables: Params, prompts: PromptBatch, completions: Completions
+    ) -> Array:
+        logits = TrainerLogits(model)
+        return score(logits, variables, prompts.tokens, completions, sampling=self.sampling)
+
+    def gap(
+        self,
+        state: TrainState,
+        prompts: PromptBatch,
+        completions: Completions,
+        *,
+        max_gap: float | None = None,
+    ) -> Checked:
+        """How far the sampler's log-probabilities of tokens are from the trainer's.
 
         Of the tokens of the first candidate of the first few prompts; what `run_rounds` takes as
         `check`.
+
+        Args:
+          state, prompts, completions: of a round.
+          max_gap: the largest gap that is allowed, nats; by default what rounding in the dtype of
+            the model explains, which is measured where the gap is not small (see
+            `rsft_jax.policies.gaps`).
+
+        Returns:
+          The gap, the largest allowed, and as info the `TokenGaps`.
         """
         some = np.arange(min(_CHECKED_PROMPTS, len(prompts.prompts)))
-        first = first_candidates(completions, some)
-        again = self.log_probs(self.variables(state), prompts.take(some), first)
-        return float(jnp.abs(again - first.log_probs).max())
+        first, batch = first_candidates(completions, some), prompts.take(some)
+        variables = self.variables(state)
+        again = np.asarray(self.log_probs(variables, batch, first))
+        inside = np.arange(again.shape[-1]) < np.asarray(first.lengths)[..., None]
+        found = TokenGaps(differences(np.asarray(first.log_probs), again, inside))
+        gap = statistic(found.differences, self.sampling)
+        if max_gap is not None or gap <= FLOOR:
+            return Checked(gap, FLOOR if max_gap is None else max_gap, found)
+        exact = self._log_probs(self._in_float32, variables, batch, first)
+        rounding = statistic(differences(again, np.asarray(exact), inside), self.sampling)
+        return Checked(gap, allowed(rounding), found._replace(rounding=rounding))
 
     def kl(self, prompts: PromptBatch, completions: Completions) -> np.ndarray:
         """`[P, N]` log q(y | x) - log q0(y | x) in nats, of samples y of the policy q.
 
         q0 is the untuned policy, both are under the sampling law. Over samples of q the mean is
-        KL(q, q0), of whole completions.
+        KL(q, q0), of whole completions. Where the law is cut (top-k, top-p, min-p, greedy) q may
+        draw what q0 cannot: the difference is then infinite, and so is the divergence.
 
         Args:
           prompts: P prompts.
@@ -265,6 +292,10 @@ class LanguagePolicy:
         """
         reference = self.log_probs(self.reference, prompts, completions)
         return np.asarray((completions.log_probs - reference).sum(axis=-1))
+
+    @functools.cached_property
+    def _in_float32(self) -> Transformer:
+        return Transformer(dataclasses.replace(self.train_model.config, dtype=jnp.float32))
 
     @functools.cached_property
     def _frozen_here(self) -> Params:

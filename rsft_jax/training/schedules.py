@@ -110,11 +110,11 @@ class ProgressState(NamedTuple):
     """State of `scale_by_progress`.
 
     Attributes:
-      count: [] int32 steps taken.
+      step: [] int32 number of the step to come, from 0.
       progress: [] float32 of the step to come, in [0, 1]; see `at_progress`.
     """
 
-    count: Array
+    step: Array
     progress: Array
 
 
@@ -126,12 +126,13 @@ def scale_by_progress(rate: RateFn) -> optax.GradientTransformation:
         return ProgressState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32))
 
     def update(
-        updates: optax.Updates, state: ProgressState, params: Params | None = None
-    ) -> tuple[optax.Updates, ProgressState]:
+        updates: optax.Updates, state: optax.OptState, params: Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
         del params
-        factor = -rate(state.count, state.progress)
+        assert isinstance(state, ProgressState)
+        factor = -rate(state.step, state.progress)
         updates = jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
-        return updates, state._replace(count=optax.safe_increment(state.count))
+        return updates, state._replace(step=optax.safe_increment(state.step))
 
     return optax.GradientTransformation(init, update)
 

@@ -1,5 +1,6 @@
 """The round of a language model in the library: log-probabilities, KL, early stop, the store."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from rsft_jax.experiments.language.tiny import random_policy
 from rsft_jax.generation import SamplingParams
+from rsft_jax.models import Transformer
 from rsft_jax.numerics.round_keys import round_keys
 from rsft_jax.policies import (
     EarlyStop,
@@ -16,6 +18,7 @@ from rsft_jax.policies import (
     PolicyNames,
     collect_until_accepted,
     encode_prompts,
+    gaps,
     improve,
     language_policy,
     record_of,
@@ -59,9 +62,51 @@ def test_the_trainer_gives_the_log_probabilities_that_were_drawn_from(made, draw
     policy, state, prompts = made
     again = policy.log_probs(policy.variables(state), prompts, drawn)
     np.testing.assert_allclose(again, drawn.log_probs, atol=1e-4)
-    assert policy.gap(state, prompts, drawn) < 1e-4
+    found = policy.gap(state, prompts, drawn)
+    assert found.gap < 1e-4 < found.max_gap == gaps.FLOOR
+    assert found.info.differences.shape == (np.asarray(drawn.lengths)[:, 0].sum(),)
     moved = state.replace(params=jax.tree.map(lambda leaf: leaf * 1.1, state.params))
-    assert policy.gap(moved, prompts, drawn) > 1e-2
+    found = policy.gap(moved, prompts, drawn)
+    # The trainer in float32 is the trainer itself: nothing is explained by rounding.
+    assert found.gap > found.max_gap == gaps.FLOOR
+    assert found.info.rounding == 0
+    assert policy.gap(moved, prompts, drawn, max_gap=9.0).max_gap == 9.0
+
+
+def test_what_rounding_explains_is_allowed_in_bfloat16_and_another_policy_is_not():
+    wide = random_policy(np.dtype("float32"))
+    sharp = jax.tree.map(lambda leaf: leaf * 1.5, wide.params)  # logits of a few nats
+    half = Transformer(dataclasses.replace(wide.model.config, dtype=jnp.bfloat16))
+    policy, state = language_policy(
+        wide._replace(model=half, params=sharp),
+        sampling=SamplingParams(max_new_tokens=LENGTH), part=all_parameters(),
+        optimizer=make_optimizer("sgd", learning_rate=0.5), slots=8,
+    )  # fmt: skip
+    prompts = encode_prompts(TEXTS, policy.tokenizer, room=64)
+    drawn = policy.propose(jax.random.key(6), state, prompts, num_candidates=NUM)
+    found = policy.gap(state, prompts, drawn)
+    assert gaps.FLOOR < found.gap <= found.max_gap == 4 * found.info.rounding
+    moved = state.replace(params=jax.tree.map(lambda leaf: leaf * 1.1, state.params))
+    found = policy.gap(moved, prompts, drawn)
+    assert found.gap > found.max_gap
+
+
+def test_a_cut_law_draws_what_the_untuned_policy_cannot_and_the_divergence_says_so(made):
+    whole, state, prompts = made
+    policy = dataclasses.replace(
+        whole, sampling=SamplingParams(max_new_tokens=LENGTH, top_k=2, stop_token_ids=())
+    )
+    moved = state.replace(params=jax.tree.map(lambda leaf: leaf * 0.5, state.params))
+    drawn = policy.propose(jax.random.key(7), moved, prompts, num_candidates=NUM)
+    ratios = policy.kl(prompts, drawn)
+    outside = np.isinf(np.asarray(policy.log_probs(policy.reference, prompts, drawn))).any(axis=-1)
+    assert outside.sum() > 0
+    np.testing.assert_array_equal(ratios == np.inf, outside)
+    assert np.isfinite(ratios[~outside]).all()
+    assert policy.gap(moved, prompts, drawn).gap < 1e-4
+    found = policy.gap(state, prompts, drawn)
+    assert found.gap > found.max_gap  # nearly nothing that was drawn is in the other law
+    assert found.info.figures()["gap_outside"] > 0.05
 
 
 def test_candidates_do_not_depend_on_the_other_prompts(made, drawn):
@@ -89,7 +134,8 @@ def test_a_prompt_that_comes_again_gets_other_candidates_that_do_not_depend_on_t
     record = record_of(twice, found, policy.tokenizer, round_=1, arm="policy")
     rows = to_rows(record)
     numbers = dict(zip(zip(rows["prompt_id"], rows["candidate"]), rows["tokens"]))
-    assert len(numbers) == 3 * NUM and numbers["prompt-1", NUM + 2] == rows["tokens"][2 * NUM + 2]
+    assert len(numbers) == 3 * NUM
+    assert numbers["prompt-1", NUM + 2] == rows["tokens"][2 * NUM + 2]
 
     store = KeptDraws(RolloutStore(tmp_path), policy.tokenizer, LENGTH)
     source = PolicyNames(policy, "all").source(key, state)

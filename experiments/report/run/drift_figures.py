@@ -9,6 +9,10 @@ from ..load import Run
 from ..plot import Plot, legend_above, make_axes, round_axis
 from .lines import Lines, described, draw_lines, evaluation_lines, line_rows, rounds_of
 
+KL_INFINITE = (
+    "The law of a sample is cut: some samples the reference could not have drawn, so that the KL "
+    "as such is infinite; what is shown is that of the other samples."
+)
 _MEASURES = {
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
@@ -46,11 +50,18 @@ def kl_by_round(run: Run) -> Plot | None:
         title="Distance from the reference",
         caption="Estimated from held-out samples: mean log-probability under the policy minus "
         "that under the model before training; bands are "
-        f"{text.percent(run.confidence, 0)} intervals.",
+        f"{text.percent(run.confidence, 0)} intervals."
+        + (" " + KL_INFINITE if has_infinite_kl(run) else ""),
         alt=f"KL to the reference by round. {described(lines, 'kl_mean')}",
         figure=_draw_kl(lines),
         rows=line_rows(lines, "kl_mean", "kl_low", "kl_high"),
     )
+
+
+def has_infinite_kl(run: Run) -> bool:
+    """Whether some held-out text of the policy could not be drawn from the reference."""
+    events = (e for arm in run.arms("evaluation") for e in run.series("evaluation", arm))
+    return any(e.get("kl_outside") for e in events)
 
 
 def _draw_diversity(measures: Mapping[str, Lines]) -> Figure:

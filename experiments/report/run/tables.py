@@ -10,6 +10,7 @@ import numpy as np
 from .. import text
 from ..comparisons import Comparison
 from ..load import Event, Part, Run, number
+from .drift_figures import KL_INFINITE, has_infinite_kl
 from .textbook_figures import law_events
 
 
@@ -69,9 +70,13 @@ def evaluation_table(run: Run) -> Table | None:
         "distinct_2": ("distinct\u20112", 3),
         "self_bleu": ("self\u2011BLEU", 3),
         "length_mean": ("length, tokens", 1),
+        "kl_outside": ("KL infinite", 3),
     }
     events = [e for arm in run.arms("evaluation") for e in run.series("evaluation", arm)]
     columns = {key: value for key, value in columns.items() if any(key in e for e in events)}
+    infinite = has_infinite_kl(run)
+    if not infinite:
+        columns.pop("kl_outside", None)
     if not events:
         return None
     rows = tuple(
@@ -86,7 +91,7 @@ def evaluation_table(run: Run) -> Table | None:
     return Table(
         "evaluations",
         f"Held-out prompts. Means over all scored samples, with {text.percent(run.confidence, 0)} "
-        "bootstrap intervals; KL in nats per completion.",
+        "bootstrap intervals; KL in nats per completion." + (" " + KL_INFINITE if infinite else ""),
         ("round", "arm", "reward", "judge", "KL", *(name for name, _ in columns.values())),
         rows,
         num_labels=2,
@@ -114,7 +119,11 @@ def rounds_table(run: Run) -> Table | None:
     }  # fmt: skip
     others = {
         "ess": "effective samples",
-        "on_policy_gap": "on\u2011policy gap, nats",
+        "on_policy_gap": "on\u2011policy gap, nats a token",
+        "gap_median": "its median",
+        "gap_p99": "99\u00a0%",
+        "gap_largest": "largest",
+        "gap_allowed": "allowed",
     }
     counts = {key: name for key, name in counts.items() if any(key in e for e in events)}
     changes = {n: keys for n, keys in changes.items() if any(keys[1] in e for e in events)}

@@ -134,6 +134,7 @@ class LanguageConfig(RunConfig):
         if self.sampling.early_stop:
             self.selection.check_early_stop()
         self.training.check()
+        self._check_clip_ratio()
         self.mesh.check()
         if self.mesh.distributed and self.output_dir is None:
             raise ConfigError(
@@ -148,6 +149,20 @@ class LanguageConfig(RunConfig):
             checks.check(path is None or checks.is_path(path), name, path, "a path, or null")
         if self.candidates is not None and not Path(self.candidates).exists():
             raise ConfigError(f"candidates: {shown(self.candidates)}; is not there")
+
+    def _check_clip_ratio(self) -> None:
+        """The ratio of a token is of two policies only where both have the same law."""
+        off = {"temperature": None, "top_k": 0, "top_p": 1, "min_p": 0}
+        off |= {"min_new_tokens": 0, "repetition_penalty": 1}
+        if self.training.clip_ratio is None:
+            return
+        for name, value in off.items():
+            given = getattr(self.sampling, name)
+            allowed = f"{value} with training.clip_ratio"
+            is_right = given == value
+            if value is None:
+                is_right, allowed = given > 0, "above 0 with training.clip_ratio"
+            checks.check(is_right, f"sampling.{name}", given, allowed)
 
     def _check_early_stop(self) -> None:
         if self.candidates is not None:

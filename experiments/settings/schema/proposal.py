@@ -84,6 +84,8 @@ class SamplingConfig:
       early_stop: draw no more for a prompt once selection.budget of its candidates are accepted;
         num_candidates is then the most that are drawn. What is accepted is the same, unless a
         reward of your own compares the candidates of a prompt: it is given one at a time.
+      max_gap: the run stops where sampler and trainer differ by more nats a token; null for 0.01,
+        or what rounding in policy.dtype explains where that is more (it is measured).
     """
 
     num_candidates: int
@@ -97,6 +99,7 @@ class SamplingConfig:
     repetition_penalty: float
     stop_strings: tuple[str, ...]
     early_stop: bool
+    max_gap: float | None
 
     def check(self) -> None:
         """Checks the ranges."""
@@ -112,5 +115,7 @@ class SamplingConfig:
         penalty = self.repetition_penalty
         is_right = math.isfinite(penalty) and penalty > 0
         checks.check(is_right, "sampling.repetition_penalty", penalty, "above 0 (1 is off)")
+        if self.max_gap is not None:
+            checks.positive("sampling.max_gap", self.max_gap, ", or null")
         strings = list(self.stop_strings)
         checks.check(all(strings), "sampling.stop_strings", strings, "texts that are not empty")
