@@ -69,6 +69,7 @@ def evaluation_table(run: Run) -> Table | None:
         "distinct_2": ("distinct\u20112", 3),
         "self_bleu": ("self\u2011BLEU", 3),
         "length_mean": ("length, tokens", 1),
+        "finished_share": ("ended, not cut", 2),
     }
     events = [e for arm in run.arms("evaluation") for e in run.series("evaluation", arm)]
     columns = {key: value for key, value in columns.items() if any(key in e for e in events)}
