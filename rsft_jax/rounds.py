@@ -315,6 +315,7 @@ def as_candidates(completions: Any, rewards: Array) -> Candidates:
         rewards=rewards,
         valid=~completions.failed & (completions.lengths > 0),
         log_proposal=completions.log_probs.sum(axis=-1),
+        finished=completions.finished,
     )
 
 

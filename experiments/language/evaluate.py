@@ -157,5 +157,5 @@ def evaluate_folder(path: Path, allow_packages: Sequence[str] = ()) -> ExitCode:
         evaluation_event(setup, arm, done, evaluate(setup, state, arm, done))
         for arm, state in states.items()
     ]
-    show_evaluations(console, events)
+    show_evaluations(console, events, setup.config.evaluation.confidence)
     return ExitCode.OK

@@ -62,6 +62,7 @@ def round_event(arm: Arm, report: RoundReport, record: Record, drawn: Drawn) -> 
         "judge_proposed": _mean(record.judge[:, fair].ravel()),
         "judge_accepted": _mean(record.judge[accepted]),
         "ess": float(effective_sample_size(jnp.asarray(np.log(weights)))) if weights.size else 0.0,
+        "finished_share": finished_share(record),
         "generated_tokens": int(np.asarray(collected.completions.lengths).sum()),
         "generation": drawn.figures,
         "trained_tokens": 0,
@@ -93,7 +94,7 @@ def _rule_rate(arm: Arm, stopped: Stopped | None) -> dict[str, float]:
     }
 
 
-def text_figures(record: Record, completions: Completions) -> dict[str, float]:
+def text_figures(record: Record, completions: Completions) -> dict[str, float | None]:
     """Diversity and length of the texts."""
     texts = [text for row in record.texts for text in row]
     return {
@@ -101,7 +102,14 @@ def text_figures(record: Record, completions: Completions) -> dict[str, float]:
         "distinct_2": distinct_n(texts, 2),
         "self_bleu": self_bleu(texts),
         "length_mean": float(np.asarray(completions.lengths).mean()),
+        "finished_share": finished_share(record),
     }
+
+
+def finished_share(record: Record) -> float | None:
+    """The share of the drawn candidates that ended themselves; the rest the length limit cut."""
+    ended = np.asarray(record.finished)[np.asarray(record.drawn)]
+    return float(ended.mean()) if ended.size else None
 
 
 def interval_figures(name: str, interval: Interval) -> dict[str, float]:

@@ -212,9 +212,9 @@ def make_early_stop(config: schema.LanguageConfig) -> EarlyStop | None:
         return None
     rule = config.selection.build(config.allow_packages)
     budget = config.selection.limit()
-    if budget is None or not rule.separable or rule.needs - {"log_proposal"}:
+    if budget is None or not rule.separable or rule.needs - {"log_proposal", "finished"}:
         raise ConfigError(
             "sampling.early_stop: true; the rule of selection.function must be separable, that is "
-            "judge each candidate by itself, and need nothing but its log_proposal"
+            "judge each candidate by itself, and need nothing but its log_proposal and finished"
         )
     return EarlyStop(rules.chain(rule), budget)

@@ -65,7 +65,8 @@ def select_again(record: Record, rule: SelectionRule, seed: int) -> Selection:
     candidates = Candidates(
         rewards=jnp.asarray(record.reward.astype(np.float32)),
         valid=jnp.asarray(record.valid),
-        log_proposal=jnp.asarray(np.nan_to_num(record.log_prob), jnp.float32),
+        log_proposal=jnp.asarray(record.log_prob, jnp.float32),
+        finished=jnp.asarray(record.finished),
     )
     keys = round_keys(make.run_keys(seed)["rounds"], record.round)
     return select_candidates(keys.collect, candidates, rule)

@@ -58,7 +58,8 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
         for problem in draws.problems():
             console.say(f"store: {problem}")
         code = _rounds(setup, folder, arms, states, done, checkpoints)
-    show_evaluations(console, (e for e in folder.events() if e["event"] == "evaluation"))
+    evaluations = (e for e in folder.events() if e["event"] == "evaluation")
+    show_evaluations(console, evaluations, setup.config.evaluation.confidence)
     return code
 
 

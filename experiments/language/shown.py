@@ -44,8 +44,16 @@ def show_round(console: Console, events: list[dict[str, Any]]) -> None:
         )
 
 
-def show_evaluations(console: Console, events: Iterable[Mapping[str, Any]]) -> None:
-    """Prints the held-out figures of evaluations, a row each."""
+def show_evaluations(
+    console: Console, events: Iterable[Mapping[str, Any]], confidence: float
+) -> None:
+    """Prints the held-out figures of evaluations, a row each.
+
+    Args:
+      console: where.
+      events: the evaluations.
+      confidence: of their intervals, in (0, 1).
+    """
     rows = [
         (
             event["round"],
@@ -60,7 +68,9 @@ def show_evaluations(console: Console, events: Iterable[Mapping[str, Any]]) -> N
         for event in events
     ]
     columns = ("round", "arm", "reward", "judge", "KL, nats", "distinct-2", "self-BLEU", "tokens")
-    console.table("held-out prompts, with 95 % intervals over prompts", columns, rows)
+    console.table(
+        f"held-out prompts, with {100 * confidence:g} % intervals over prompts", columns, rows
+    )
 
 
 def _kl(event: Mapping[str, Any]) -> str:

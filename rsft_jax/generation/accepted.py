@@ -18,7 +18,7 @@ from rsft_jax.generation.inputs import (
     make_policy,
     masks_of_prompts,
 )
-from rsft_jax.generation.reward_thread import RewardOfTokens, Scorer
+from rsft_jax.generation.reward_thread import CallerScorer, RewardOfTokens, Scoring, ThreadScorer
 from rsft_jax.generation.slots import GenerationProgress, run_slots
 from rsft_jax.generation.types import (
     Completions,
@@ -96,7 +96,11 @@ def generate_accepted(
     prompt is what is bounded. `tried` is negative binomial, cut at N. If `max_tokens` ends the
     call, the last candidates of the prompts with reason "tokens" lean to the short.
 
-    Rewards are computed on the host, in a thread, while the device decodes. Free slots go to
+    Rewards are computed on the host while the device decodes: in the thread of the caller, so that
+    a reward that sets an alarm (`signal`, as math verifiers and graders of code do) works where the
+    caller is the main thread. With `reward_timeout` they are computed in a thread of their own,
+    where such a reward fails; a slow one, such as a judge behind a network, then also keeps no
+    slot waiting. The result is the same. Free slots go to
     candidates that are needed whatever the verdicts will be (no more in flight than are missing);
     only when no prompt has any left, to those that are needed on average, at the acceptance rate
     seen so far.
@@ -111,9 +115,10 @@ def generate_accepted(
       num_accepted: m, accepted samples wanted for each prompt, at least 1.
       max_candidates: N, the budget of candidates for each prompt, at least m.
       max_tokens: the budget of tokens for the whole call, never exceeded; None for none.
-      reward_timeout: seconds that one call of `reward` may take, above 0; None for any. It is
-        looked at between two looks at the device, some decoding steps apart. What hangs is left
-        behind in a daemon thread: Python cannot end it.
+      reward_timeout: seconds that one call of `reward` may take, above 0; None for any. With a
+        number the reward is called in another thread than the main thread. The time is looked at
+        between two looks at the device, some decoding steps apart. What hangs is left behind in a
+        daemon thread: Python cannot end it.
 
     Returns:
       An `AcceptedCompletions`. A prompt that has fewer than m is no error: `reason` says why.
@@ -146,7 +151,10 @@ def generate_accepted(
     allowed = None if allowed_tokens is None else masks_of_prompts(allowed_tokens, count)
     judge = _Judge(rule, select_key, prompt_ids, count, max_candidates)
     table = Table(count * max_candidates, sampling.max_new_tokens, policy_log_probs=False)
-    with contextlib.closing(Scorer(reward, reward_timeout)) as scorer:
+    scorer = (
+        CallerScorer(reward) if reward_timeout is None else ThreadScorer(reward, reward_timeout)
+    )
+    with contextlib.closing(scorer):
         queue = _UntilAccepted(table, judge, scorer, num_accepted)
         last = run_slots(
             make_policy(logits_fn, params, init_cache),
@@ -182,7 +190,7 @@ def _check_stop_rule(
             "rule must judge each candidate by itself (separable), such as threshold, correct or "
             f"statistical_rejection with max_reward, got {' then '.join(stage_names(rule))}"
         )
-    if missing := rule.needs - {"log_proposal"}:
+    if missing := rule.needs - {"log_proposal", "finished"}:
         raise ValueError(f"rule needs {sorted(missing)}, which candidates being drawn do not have")
 
 
@@ -202,6 +210,7 @@ class _Judge:
         self.rewards = np.full((count, num), np.nan, np.float32)
         self.valid = np.zeros((count, num), bool)
         self.log_proposal = np.zeros((count, num), np.float32)
+        self.finished = np.zeros((count, num), bool)
         self.scored = np.zeros((count, num), bool)
         self.accepted = np.zeros((count, num), bool)
 
@@ -211,6 +220,7 @@ class _Judge:
         self.rewards[at] = rewards
         self.valid[at] = ~drawn.fields["failed"]
         self.log_proposal[at] = drawn.fields["log_probs"].sum(axis=-1)
+        self.finished[at] = drawn.fields["finished"]
         self.scored[at] = True
 
     def select(self) -> Selection:
@@ -219,6 +229,7 @@ class _Judge:
             rewards=jnp.asarray(self.rewards),
             valid=jnp.asarray(self.valid),
             log_proposal=jnp.asarray(self.log_proposal),
+            finished=jnp.asarray(self.finished),
             prompt_ids=self._ids,
         )
         selection = self._rule.select(self._key, candidates)
@@ -233,7 +244,7 @@ class _Judge:
 class _UntilAccepted:
     """The queue of `generate_accepted`."""
 
-    def __init__(self, table: Table, judge: _Judge, scorer: Scorer, wanted: int):
+    def __init__(self, table: Table, judge: _Judge, scorer: Scoring, wanted: int):
         self._table, self._judge, self._scorer, self._wanted = table, judge, scorer, wanted
         count, self._num = judge.scored.shape
         self._started = np.zeros(count, int)
@@ -271,6 +282,9 @@ class _UntilAccepted:
         prompts = drawn.numbers // self._num
         self._ended[prompts, drawn.numbers % self._num] = True
         self._scorer.send(drawn, prompts)
+
+    def meanwhile(self) -> None:
+        self._scorer.work()
 
     def _take_in(self, *, least: int = 0) -> None:
         scored = self._scorer.scored(least=least)

@@ -1,6 +1,6 @@
 """The slots' state on the device: what the host puts in, sees of it, and takes out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -153,8 +153,13 @@ class SlotsOnDevice:
         """Frees slots."""
         self._state = compiled_release(self.state, slots)
 
-    def decode(self, wanted_free: int, max_steps: int) -> int:
-        """Draws; returns the steps taken when the device has done them."""
+    def decode(
+        self, wanted_free: int, max_steps: int, meanwhile: Callable[[], None] | None = None
+    ) -> int:
+        """Draws; returns the steps taken when the device has done them.
+
+        `meanwhile` is called once the device has been given the work, while it does it.
+        """
         self.programs.add(("decode", self._slots))
         self._state, steps = compiled_decode(
             self._policy.params,
@@ -165,6 +170,8 @@ class SlotsOnDevice:
             sampling=self._request.sampling,
             sharding=self._sharding,
         )
+        if meanwhile is not None:
+            meanwhile()
         return int(steps)
 
     def free_to_shrink(self) -> int:

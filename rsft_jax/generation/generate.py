@@ -132,6 +132,9 @@ class _InOrder:
     def ended(self, drawn: Drawn) -> None:
         self._table.put(drawn)
 
+    def meanwhile(self) -> None:
+        pass
+
     def unwanted(self) -> np.ndarray:
         return np.zeros(0, int)
 

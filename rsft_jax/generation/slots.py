@@ -49,6 +49,10 @@ class Queue(Protocol):
         """Receives what has been drawn to its end."""
         ...
 
+    def meanwhile(self) -> None:
+        """Called while the device decodes: the host is free to work."""
+        ...
+
     def unwanted(self) -> np.ndarray:
         """Numbers of candidates that need not be drawn further."""
         ...
@@ -126,7 +130,7 @@ def run_slots(
         wanted = occupant.size - busy + 1
         if closed:
             wanted = max(wanted, device.free_to_shrink())
-        steps = device.decode(wanted, steps)
+        steps = device.decode(wanted, steps, queue.meanwhile)
         slot_steps += steps * occupant.size
         seen = device.look()
         kept, cut = _ends(request.stop, seen, occupant)

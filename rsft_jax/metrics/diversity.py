@@ -18,7 +18,8 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     equal numbers of texts of like length. NaN when no text has n words.
 
     Args:
-      texts: any number of texts; lower-case words count, punctuation does not.
+      texts: any number of texts; lower-case words count, punctuation does not. In scripts without
+        blanks between words each letter is one (`rsft_jax.texts.split_words`).
       n: words in an n-gram, at least 1.
 
     Raises:

@@ -19,7 +19,8 @@ def length_penalty(minimum_words: int, maximum_words: int) -> RewardFn:
     penalty: give it a negative weight.
 
     Args:
-      minimum_words: shortest length without a penalty, in words; 0 switches that side off.
+      minimum_words: shortest length without a penalty, in words; 0 switches that side off. Where a
+        script has no blanks between words, letters are counted (`split_words`).
       maximum_words: longest length without a penalty, in words.
 
     >>> length_penalty(2, 4)(["p"], [["one", "one two", "one two three four five"]])

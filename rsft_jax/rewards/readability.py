@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import TYPE_CHECKING
 
 from rsft_jax.rewards.texts import from_text_score
@@ -18,7 +19,8 @@ def reading_ease() -> RewardFn:
     """Returns Flesch's reading ease: about 100 for the easiest English prose, 0 for a hard one.
 
     206.835 - 1.015 (words / sentences) - 84.6 (syllables / words). Not bounded; scale it before it
-    goes into a sum. NaN for a text without a word. English only.
+    goes into a sum. English only: NaN for a text without a word, and for one most of whose letters
+    are not Latin, as syllables are groups of Latin vowels.
 
     >>> reading_ease()(["p"], [["The cat sat on the mat."]]).round(1)
     array([[116.1]])
@@ -28,13 +30,20 @@ def reading_ease() -> RewardFn:
 
     def score(text: str) -> float:
         words = split_words(text)
-        if not words:
+        if not words or not _mostly_latin(text):
             return float("nan")
         sentences = len(split_sentences(text))
         syllables = sum(count_syllables(word) for word in words)
         return 206.835 - 1.015 * len(words) / sentences - 84.6 * syllables / len(words)
 
     return from_text_score(score)
+
+
+def _mostly_latin(text: str) -> bool:
+    """Whether at least half of the letters are Latin; of none, all are."""
+    letters = [letter for letter in text if letter.isalpha()]
+    latin = sum(unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
+    return 2 * latin >= len(letters)
 
 
 def count_syllables(word: str) -> int:

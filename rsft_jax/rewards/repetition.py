@@ -19,7 +19,8 @@ def repetition(n: int = 3) -> RewardFn:
 
     Args:
       n: words in an n-gram, at least 1. Good prose repeats bigrams ("of the") all the time and
-        trigrams rarely.
+        trigrams rarely. In scripts without blanks a word is a letter (`split_words`), and good
+        prose repeats trigrams of letters: take 4 to 6 there.
 
     >>> repetition()(["p"], [["so good so good so good", "one two three four"]])
     array([[0.5, 0. ]])

@@ -41,6 +41,7 @@ from rsft_jax.sampling.envelopes import (
     log_envelope_supremum,
     repair_log_weight,
 )
+from rsft_jax.sampling.pareto import pareto_k
 from rsft_jax.sampling.rejection import RejectionSample, rejection_sample
 from rsft_jax.sampling.resampling import (
     ControlledDraws,
@@ -86,6 +87,7 @@ __all__ = [
     "log_envelope_supremum",
     "log_normalizer",
     "min_p",
+    "pareto_k",
     "rejection_control",
     "rejection_sample",
     "rejection_sample_from",

@@ -233,8 +233,8 @@ class SqueezedDraws:
     Attributes:
       accepted: `[B]` bool.
       scored: `[B]` bool, whether the dear score was needed.
-      violated: `[B]` bool, whether a score lay outside its bounds: the decision for draws like it
-        may then have been wrong without the score being asked.
+      violated: `[B]` bool, whether a score lay outside its bounds, or was NaN: the decision for
+        draws like it may then have been wrong without the score being asked.
     """
 
     accepted: Array
@@ -299,9 +299,10 @@ def _squeeze(key, log_lower, log_upper, *, score, chunk):
         index = jnp.nonzero(waiting, size=chunk, fill_value=rows)[0].astype(jnp.int32)
         at = jnp.minimum(index, rows - 1)
         log_accept = score(at)
-        # A few ulps outside the bounds are rounding.
-        slack = 16 * jnp.finfo(log_accept.dtype).eps * (1 + jnp.abs(log_accept))
-        outside = (log_accept > log_upper[at] + slack) | (log_accept < log_lower[at] - slack)
+        # A few ulps outside the bounds are rounding. A score that is NaN is within none.
+        size = jnp.where(jnp.isfinite(log_accept), jnp.abs(log_accept), 0)
+        slack = 16 * jnp.finfo(log_accept.dtype).eps * (1 + size)
+        outside = ~((log_accept <= log_upper[at] + slack) & (log_accept >= log_lower[at] - slack))
         return (
             waiting.at[index].set(False, mode="drop"),
             accepted.at[index].set(log_u[at] < log_accept, mode="drop"),

@@ -31,7 +31,7 @@ class RateInterval:
 
 
 def acceptance_rate(
-    num_accepted: int, num_attempts: int, *, confidence: float = 0.95
+    num_accepted: Numeric, num_attempts: Numeric, *, confidence: float = 0.95
 ) -> RateInterval:
     """The acceptance rate, with its Clopper-Pearson interval.
 
@@ -40,15 +40,16 @@ def acceptance_rate(
     `num_accepted` was reached, take `unbiased_rate` for the estimate.
 
     Args:
-      num_accepted: accepted attempts.
-      num_attempts: all attempts.
+      num_accepted: accepted attempts, a whole number. The interval is that of a binomial count: a
+        rate or a weighted count has none, and is refused.
+      num_attempts: all attempts, likewise.
       confidence: in (0, 1).
 
     Returns:
       A `RateInterval` of Python floats.
 
     Raises:
-      ValueError: unless 0 <= num_accepted <= num_attempts and 0 < confidence < 1.
+      ValueError: unless both are whole, 0 <= num_accepted <= num_attempts and 0 < confidence < 1.
 
     Example:
       >>> rate = acceptance_rate(0, 10)
@@ -58,7 +59,8 @@ def acceptance_rate(
     References:
       Clopper and Pearson, The use of confidence or fiducial limits (1934).
     """
-    accepted, attempts = int(num_accepted), int(num_attempts)
+    accepted = _whole("num_accepted", num_accepted)
+    attempts = _whole("num_attempts", num_attempts)
     if not 0 <= accepted <= attempts:
         raise ValueError(f"num_accepted must be in [0, num_attempts], got {accepted} of {attempts}")
     check_between("confidence", confidence, 0, 1, bounds="()")
@@ -70,7 +72,7 @@ def acceptance_rate(
     return RateInterval(estimate=accepted / attempts, low=low, high=high)
 
 
-def unbiased_rate(num_accepted: int, num_attempts: int) -> float:
+def unbiased_rate(num_accepted: Numeric, num_attempts: Numeric) -> float:
     """The unbiased estimate (m - 1) / (T - 1) of a rate when attempts stopped at the m-th success.
 
     Then m / T is too high on average (0.299 for a rate of 0.2 and m = 2).
@@ -80,7 +82,7 @@ def unbiased_rate(num_accepted: int, num_attempts: int) -> float:
       num_attempts: T, all attempts, the last (successful) one included.
 
     Raises:
-      ValueError: unless 2 <= num_accepted <= num_attempts.
+      ValueError: unless both are whole and 2 <= num_accepted <= num_attempts.
 
     Example:
       >>> unbiased_rate(2, 11)
@@ -89,12 +91,14 @@ def unbiased_rate(num_accepted: int, num_attempts: int) -> float:
     References:
       Haldane, On a method of estimating frequencies (1945).
     """
-    if not 2 <= num_accepted <= num_attempts:
+    accepted = _whole("num_accepted", num_accepted)
+    attempts = _whole("num_attempts", num_attempts)
+    if not 2 <= accepted <= attempts:
         raise ValueError(
             "num_accepted must be in [2, num_attempts] for an unbiased rate, "
-            f"got {num_accepted} of {num_attempts}"
+            f"got {accepted} of {attempts}"
         )
-    return (num_accepted - 1) / (num_attempts - 1)
+    return (accepted - 1) / (attempts - 1)
 
 
 def expected_attempts(log_envelope: Numeric, log_normalizer: Numeric = 0.0) -> Array:
@@ -375,6 +379,18 @@ def win_rate_bound(n: int) -> float:
     """
     _check_n(n)
     return n / (n + 1)
+
+
+def _whole(name: str, value: Numeric) -> int:
+    """A count as an int; a float or an array of one number that is whole will do."""
+    try:
+        number = int(value)  # pyright: ignore[reportArgumentType]
+        whole = not isinstance(value, str | bytes) and number == value
+    except (TypeError, ValueError, OverflowError):
+        number, whole = 0, False
+    if not whole:
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    return number
 
 
 def _check_n(n: int) -> None:

@@ -57,6 +57,9 @@ class RejectionSample:
         proportional to min(p, M q), and not p.
       unsupported: `[...]` bool, whether p has a token that q cannot propose (q = 0 < p). With the
         exact supremum nothing is accepted then (and `violated` is set): no finite M exists.
+      num_undefined: `[...]` int32 proposals among `num_attempts` whose ratio is NaN or +inf, so
+        that no probability of acceptance exists; none of them is accepted. Of logits always 0: a
+        row with such an entry is no law, and is not tried.
     """
 
     value: Array
@@ -66,6 +69,7 @@ class RejectionSample:
     log_weight: Array
     violated: Array
     unsupported: Array
+    num_undefined: Array
 
 
 def rejection_sample(
@@ -186,6 +190,7 @@ def _rejection_sample(key, proposal_logits, target_logits, log_envelope, *, max_
         # A proposal above the envelope is always accepted, so the accepted ones tell.
         violated=(log_ratio > tolerance) | (unsupported & (log_envelope is None)),
         unsupported=unsupported,
+        num_undefined=jnp.zeros_like(attempts.count),
     )
     return jax.tree.map(lambda x: x.reshape(lead), sample)
 

@@ -67,8 +67,10 @@ def chain(*rules: SelectionRule) -> SelectionRule:
                 candidates.replace(valid=left),  # pyright: ignore[reportAttributeAccessIssue]
             )
             within = jnp.int32(0) if stage.rejected_by is None else stage.rejected_by
+            unknown = within == -2  # a stage could not judge it
             # A stage that is itself a chain says which of its own stages it was.
             stage_index = first_index[i] + jnp.maximum(within, 0).astype(jnp.int32)
+            stage_index = jnp.where(unknown, -2, stage_index)
             rejected_by = jnp.where(left & ~stage.accepted, stage_index, rejected_by)
             accept_prob = jnp.where(left, accept_prob * stage.accept_prob, accept_prob)
             left = left & stage.accepted

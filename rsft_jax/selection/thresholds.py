@@ -3,8 +3,19 @@
 import itertools
 from collections.abc import Callable, Sequence
 
+import jax.numpy as jnp
+
 from rsft_jax.numerics.checks import check_integer, check_number, per_prompt
-from rsft_jax.selection.types import Candidates, Decision, Law, SelectionRule, label, make_rule
+from rsft_jax.selection.types import (
+    Candidates,
+    Decision,
+    Law,
+    SelectionRule,
+    check_candidates,
+    is_scored,
+    label,
+    make_rule,
+)
 from rsft_jax.types import Array, Numeric
 
 
@@ -40,25 +51,68 @@ def threshold(minimum: Numeric) -> SelectionRule:
     return make_rule(f"threshold({label(minimum)})", decide, law=Law.EXACT, separable=True)
 
 
-def correct() -> SelectionRule:
-    """Accepts every candidate that the verifier calls correct: reward >= 0.5.
+def correct(minimum: Numeric = 1.0) -> SelectionRule:
+    """Accepts every candidate that the verifier calls correct: reward >= minimum, which is 1.
 
-    Rewards are verdicts, 0 or 1 (-1 or 1 will do, and so will bools). For graded rewards use
-    `threshold`.
+    Rewards are verdicts, 0 or 1 (-1 or 1 will do, and so will bools). Many verifiers give partial
+    credit for what is near the answer, or for its form; that is no verdict of "correct" and is
+    rejected. `num_partial` counts it: where it is not 0 the rewards are graded, and either
+    `threshold` is meant or the verifier another one than was thought.
 
     Law (EXACT): q(y) P(correct | y) / Z for a verdict that is right, the posterior of y given that
     the answer is right: sampling from it is the E-step of expectation maximisation on P(correct).
     A verifier that errs gives *its* posterior, and a right answer for a wrong reason passes.
+
+    Args:
+      minimum: the least reward that is a verdict of "correct", a number or `[P]`; may be traced.
+        For verdicts with a weight w it is w.
+
+    Raises:
+      ValueError: if `minimum` is a number that is not finite.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> candidates = Candidates(rewards=np.array([[1.0, 0.97, 0.0]]), valid=np.ones((1, 3)))
+      >>> correct().select(jax.random.key(0), candidates).accepted.tolist()
+      [[True, False, False]]
 
     References:
       Zelikman et al., STaR (2022), https://arxiv.org/abs/2203.14465; Singh et al., ReST-EM (2023),
       https://arxiv.org/abs/2312.06585, section 3.
     """
 
-    def decide(key, candidates: Candidates, scored: Array) -> Decision:
-        return Decision(candidates.rewards >= 0.5)
+    check_number("minimum", minimum)
 
-    return make_rule("correct", decide, law=Law.EXACT, separable=True)
+    def decide(key, candidates: Candidates, scored: Array) -> Decision:
+        rewards = candidates.rewards
+        return Decision(rewards >= per_prompt("minimum", minimum, rewards))
+
+    is_one = isinstance(minimum, int | float) and minimum == 1
+    name = "correct" if is_one else f"correct({label(minimum)})"
+    return make_rule(name, decide, law=Law.EXACT, separable=True)
+
+
+def num_partial(candidates: Candidates, minimum: Numeric = 1.0) -> Array:
+    """Counts, per prompt, the scored candidates with partial credit: 0 < reward < minimum.
+
+    Args:
+      candidates: `[P, N]`.
+      minimum: that of `correct`.
+
+    Returns:
+      `[P]` int32; 0 where all rewards are verdicts.
+
+    Example:
+      >>> import numpy as np
+      >>> candidates = Candidates(rewards=np.array([[1, 0.97, 0.5, 0, -1]]), valid=np.ones((1, 5)))
+      >>> num_partial(candidates).tolist()
+      [2]
+    """
+    check_number("minimum", minimum)
+    candidates = check_candidates(candidates)
+    rewards = candidates.rewards
+    partial = (rewards > 0) & (rewards < per_prompt("minimum", minimum, rewards))
+    return (partial & is_scored(candidates)).sum(axis=-1, dtype=jnp.int32)
 
 
 def rising_threshold(

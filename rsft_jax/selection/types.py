@@ -5,6 +5,8 @@ share these conventions:
 
 - A candidate is *scored* if it is valid and its reward is finite. NaN and infinite rewards mean
   "could not be scored": such a candidate is never accepted, never a maximum, and never counted.
+- So it is with a log-probability that a rule needs: a log q that is not finite cannot be that of a
+  completion that was drawn, and a log p that is NaN or +inf is unknown.
 - A prompt with nothing acceptable accepts nothing. That is data, not an error.
 - What a rule draws for a candidate depends on the key, the prompt's number and the candidate's
   number, and on nothing else: not on P, on padding, or on the number of devices.
@@ -50,6 +52,7 @@ class Candidates:
       log_proposal: `[P, N]` log q in nats of the whole completion, as sampled; or None.
       log_target: `[P, N]` log p in nats, perhaps unnormalised; or None.
       fingerprint: `[P, N]` integers, equal for completions that count as the same; or None.
+      finished: `[P, N]` bool, whether each ended itself and was not cut by a limit; or None.
       prompt_ids: `[P]` integers, the number of each prompt, which its randomness depends on; None
         for 0, 1, 2, ... Needed where a rule sees a part of the prompts, as in `jax.shard_map`:
         without it every part would draw the same.
@@ -60,6 +63,7 @@ class Candidates:
     log_proposal: Array | None = None
     log_target: Array | None = None
     fingerprint: Array | None = None
+    finished: Array | None = None
     prompt_ids: Array | None = None
 
 
@@ -172,7 +176,7 @@ def make_rule(
     def select(key: PRNGKey, candidates: Candidates) -> Selection:
         check_key(key)
         candidates = check_candidates(candidates, needs=needed, rule=name)
-        scored = is_scored(candidates)
+        scored = is_scored(candidates) & _known(candidates, needed)
         decision = decide(key, candidates, scored)
         accepted = decision.accepted & scored
         accept_prob = accepted if decision.accept_prob is None else decision.accept_prob
@@ -191,6 +195,16 @@ def is_scored(candidates: Candidates) -> Array:
     """`[P, N]` whether each candidate is valid and has a finite reward."""
     valid = jnp.asarray(candidates.valid).astype(bool)
     return valid & jnp.isfinite(jnp.asarray(candidates.rewards))
+
+
+def _known(candidates: Candidates, needs: frozenset[str]) -> Array:
+    """`[P, N]` whether the log-probabilities that are needed are there."""
+    known = jnp.ones(candidates.rewards.shape, bool)
+    if "log_proposal" in needs:
+        known &= jnp.isfinite(jnp.asarray(candidates.log_proposal))
+    if "log_target" in needs:
+        known &= jnp.asarray(candidates.log_target) < jnp.inf  # NaN is not
+    return known
 
 
 def check_candidates(
@@ -220,7 +234,7 @@ def check_candidates(
     chex.assert_rank(rewards, 2)
     if rewards.shape[1] == 0:
         raise ValueError(f"N, the candidates per prompt, must be >= 1, got rewards {rewards.shape}")
-    for field in ("valid", "log_proposal", "log_target", "fingerprint"):
+    for field in ("valid", "log_proposal", "log_target", "fingerprint", "finished"):
         value = getattr(candidates, field)
         if value is not None:
             chex.assert_shape(value, rewards.shape, custom_message=f"candidates.{field}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import signal
 import subprocess
 import sys
 import threading
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 
 from rsft_jax.generation import REASONS, SamplingParams, generate, generate_accepted
-from rsft_jax.generation.device import Drawn
-from rsft_jax.generation.reward_thread import Scorer
+from rsft_jax.generation.device import Drawn, SlotsOnDevice
+from rsft_jax.generation.reward_thread import CallerScorer, ThreadScorer
 from rsft_jax.selection import (
     Candidates,
     best_of_n,
     chain,
     density_ratio,
+    finished,
     statistical_rejection,
     threshold,
 )
@@ -141,16 +143,70 @@ def test_budgets_are_kept_and_reported_for_each_prompt():
     assert int(out.drawn_tokens) > 20
 
 
-def test_rewards_are_computed_while_the_device_decodes():
+def _with_alarm(prompts, tokens):
+    """A reward as verifiers are that end what takes too long: Python wants the main thread."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.alarm(60)
+    try:
+        return _reward(prompts, tokens)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_reward_that_sets_an_alarm_runs_unless_a_time_limit_needs_a_thread():
+    out, plain = _accepted(8, reward=_with_alarm), _accepted(8)
+    np.testing.assert_array_equal(out.selection.accepted, plain.selection.accepted)
+    np.testing.assert_array_equal(out.completions.tokens, plain.completions.tokens)
+    with pytest.raises(ValueError, match="main thread") as error:
+        _accepted(8, reward=_with_alarm, reward_timeout=60)
+    assert "needs reward_timeout=None" in error.value.__notes__[0]
+
+
+def test_rewards_are_computed_by_the_caller_or_with_a_limit_in_one_other_thread():
     threads = set()
 
     def reward(prompts, tokens):
         threads.add(threading.current_thread().name)
         return _reward(prompts, tokens)
 
-    _accepted(8, reward=reward)
-    assert threading.current_thread().name not in threads
-    assert len(threads) == 1
+    by_caller = _accepted(8, reward=reward)
+    assert threads == {threading.current_thread().name}
+    in_thread = _accepted(8, reward=reward, reward_timeout=60)
+    assert len(threads) == 2
+    np.testing.assert_array_equal(by_caller.selection.accepted, in_thread.selection.accepted)
+
+
+def test_the_caller_scores_once_the_device_has_work_and_before_it_is_waited_for(monkeypatch):
+    order = []
+    decode, work = SlotsOnDevice.decode, CallerScorer.work
+
+    def seen_decode(self, wanted_free, max_steps, meanwhile=None):
+        def in_between():
+            order.append("given")
+            meanwhile()
+
+        steps = decode(self, wanted_free, max_steps, in_between)
+        order.append("done")
+        return steps
+
+    def seen_work(self):
+        order.append("scored") if self._jobs else None
+        work(self)
+
+    monkeypatch.setattr(SlotsOnDevice, "decode", seen_decode)
+    monkeypatch.setattr(CallerScorer, "work", seen_work)
+    _accepted(8, slots=4)
+    assert " ".join(order).count("given scored done") >= 3
+
+
+def test_what_was_cut_is_known_to_a_rule_while_candidates_are_drawn():
+    out = _accepted(8, rule=chain(finished(), threshold(-99.0)))
+    drawn = _all(8)[0]
+    taken = np.asarray(out.selection.accepted)
+    ended = np.asarray(drawn.finished)
+    np.testing.assert_array_equal(taken, ended & (np.cumsum(ended, axis=1) <= 2))
+    assert not ended.all()
 
 
 def test_an_exception_in_the_reward_is_raised_and_nothing_hangs():
@@ -222,7 +278,7 @@ def test_the_time_of_a_reward_does_not_count_its_wait_for_earlier_ones():
         return prompts
 
     fields = {"tokens": np.zeros((1, 1), np.int32), "lengths": np.ones(1, np.int32)}
-    with contextlib.closing(Scorer(reward, timeout=0.6)) as scorer:
+    with contextlib.closing(ThreadScorer(reward, timeout=0.6)) as scorer:
         for number in range(8):
             scorer.send(Drawn(np.array([number]), fields), np.array([number]))
         found = scorer.scored(least=3)

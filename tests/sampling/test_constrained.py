@@ -122,6 +122,13 @@ def test_squeeze_flags_bounds_that_do_not_hold_and_handles_odd_chunks():
     np.testing.assert_array_equal(none.accepted, sure.accepted)
 
 
+@pytest.mark.parametrize("score", [jnp.nan, -jnp.inf, jnp.inf])
+def test_squeeze_flags_a_score_that_is_no_number_within_its_bounds(score):
+    log_lower, log_upper = jnp.full(3, -50.0), jnp.zeros(3)  # never accepted by the bound alone
+    draws = squeeze(jax.random.key(0), log_lower, log_upper, lambda i: jnp.full(i.shape, score))
+    assert draws.violated.all()
+
+
 def test_bad_arguments_are_refused():
     logits = jnp.zeros((1, 5))
     for options in ({"max_checks": 0}, {"num_accepts": 0}):

@@ -76,7 +76,10 @@ def test_gate_sees_an_envelope_too_small_and_the_sampler_flags_it(method):
 
 
 def test_result_does_not_depend_on_the_block_size():
-    options = {"propose": propose, "log_ratio": log_ratio, "num_samples": 500, "max_attempts": 64}
+    options = {
+        "propose": propose, "log_ratio": log_ratio, "support": None, "num_samples": 500,
+        "max_attempts": 64,
+    }  # fmt: skip
     results = [_sample_blocks(jax.random.key(1), 0.0, block=b, **options) for b in (64, 300, 4096)]
     for other in results[1:]:
         for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(other), strict=True):
@@ -177,3 +180,71 @@ def test_bad_arguments_are_refused(options, message):
         rejection_sample_from(jax.random.key(0), propose, log_ratio, **arguments)
     with pytest.raises(ValueError, match="typed key"):
         rejection_sample_from(0, propose, log_ratio, log_envelope=0.0, num_samples=5)
+
+
+OUTSIDE = {  # what libraries give outside a support, and what the sampler makes of it without one
+    "finite": 0.0,
+    "nan": math.nan,
+    "-inf": -math.inf,
+}
+
+
+def _five(key):
+    return jax.random.randint(key, (), 0, 5)
+
+
+def _below_three(k):
+    return k < 3
+
+
+@METHODS
+@pytest.mark.parametrize("outside", list(OUTSIDE))
+def test_nothing_outside_a_named_support_is_accepted_and_none_of_it_counts(method, outside):
+    law = np.array([0.2, 0.3, 0.5])
+
+    def log_ratio(k):  # past the end an index is clamped, so that it must not be looked at
+        return jnp.where(k < 3, jnp.log(5 * jnp.asarray(law)[jnp.minimum(k, 2)]), OUTSIDE[outside])
+
+    sample = rejection_sample_from(
+        jax.random.key(0), _five, log_ratio, log_envelope=math.log(5.0), num_samples=20_000,
+        method=method, support=_below_three,
+    )  # fmt: skip
+    assert_law(np.bincount(np.asarray(sample.value), minlength=5)[:3], law)
+    assert int(sample.value.max()) == 2
+    assert int(sample.num_undefined.sum()) == 0
+    assert_rate(20_000, int(sample.num_attempts.sum()), 0.2)
+
+
+@METHODS
+@pytest.mark.parametrize("undefined", [math.nan, math.inf])
+def test_undefined_ratios_are_not_accepted_and_each_is_counted_where_it_was_met(method, undefined):
+    sample = rejection_sample_from(
+        jax.random.key(0), propose, lambda x: jnp.where(x > 0, 0.0, undefined), log_envelope=0.0,
+        num_samples=2000, method=method,
+    )  # fmt: skip
+    assert sample.accepted.all()
+    assert (sample.value > 0).all()
+    assert not sample.violated.any()
+    # All that is not accepted is undefined here, slot by slot.
+    np.testing.assert_array_equal(sample.num_undefined, sample.num_attempts - 1)
+    assert jnp.isfinite(sample.log_weight).all()
+
+
+@METHODS
+def test_undefined_ratios_of_an_exhausted_budget_are_counted_too(method):
+    sample = rejection_sample_from(
+        jax.random.key(0), propose, lambda x: jnp.where(x > 9, 0.0, jnp.nan), log_envelope=0.0,
+        num_samples=20, max_attempts=5, method=method,
+    )  # fmt: skip
+    assert not sample.accepted.any()
+    assert int(sample.num_undefined.sum()) == int(sample.num_attempts.sum()) == 100
+
+
+def test_counts_of_undefined_ratios_do_not_depend_on_the_block_size():
+    options = {
+        "propose": propose, "num_samples": 500, "max_attempts": 64, "support": None,
+        "log_ratio": lambda x: jnp.where(jnp.abs(x) < 2, log_ratio(x), jnp.nan),
+    }  # fmt: skip
+    results = [_sample_blocks(jax.random.key(1), 0.0, block=b, **options) for b in (64, 4096)]
+    np.testing.assert_array_equal(*(sample.num_undefined for sample in results))
+    assert 0 < int(results[0].num_undefined.sum()) < int(results[0].num_attempts.sum())

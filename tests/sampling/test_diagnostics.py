@@ -136,6 +136,13 @@ def test_best_of_n_estimate_follows_bound_for_rare_and_log_prob_for_many():
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: acceptance_rate(3, 2), "3 of 2"),
     (lambda: acceptance_rate(-1, 2), "-1 of 2"),
+    (lambda: acceptance_rate(3.7, 10.2), "num_accepted must be a whole number, got 3.7"),
+    (lambda: acceptance_rate(1, 10.2), "num_attempts must be a whole number, got 10.2"),
+    (lambda: acceptance_rate(0.9, 1), "num_accepted.*0.9"),
+    (lambda: acceptance_rate(float("nan"), 1), "num_accepted.*nan"),
+    (lambda: acceptance_rate(1, float("inf")), "num_attempts.*inf"),
+    (lambda: acceptance_rate("1", 2), "num_accepted.*'1'"),
+    (lambda: unbiased_rate(2.5, 10), "num_accepted.*2.5"),
     (lambda: acceptance_rate(1, 2, confidence=1), "confidence.*1"),
     (lambda: acceptance_rate(1, 2, confidence="x"), "confidence.*'x'"),
     (lambda: unbiased_rate(1, 5), "1 of 5"),

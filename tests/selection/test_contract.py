@@ -14,6 +14,7 @@ from rsft_jax.selection import (
     chain,
     correct,
     density_ratio,
+    finished,
     first_control,
     group_filter,
     importance_resample,
@@ -41,6 +42,7 @@ DETERMINISTIC = {
     "threshold": threshold(0.25),
     "threshold_each": threshold(np.linspace(-1, 1, P).astype(np.float32)),
     "correct": correct(),
+    "finished": finished(),
     "group_filter": group_filter(-0.5, 0.5),
     "unique": unique(),
     "at_most": at_most(2),
@@ -113,6 +115,7 @@ def make_candidates(seed=0, prompts=P, num=N, dtype=np.float32):
         log_proposal=jnp.asarray(log_proposal, dtype),
         log_target=jnp.asarray(log_target, dtype),
         fingerprint=jnp.asarray(random.integers(0, 4, (prompts, num)), jnp.uint32),
+        finished=jnp.asarray(random.random((prompts, num)) > 0.3),
         prompt_ids=jnp.arange(prompts, dtype=jnp.int32) + 100,
     )
 
@@ -289,7 +292,7 @@ def test_rule_refuses_candidates_without_what_it_needs(rule):
 @each({name: rule for name, rule in RULES.items() if not rule.needs})
 def test_rule_reads_nothing_that_it_does_not_need(rule):
     candidates = make_candidates()
-    bare = candidates.replace(log_proposal=None, log_target=None, fingerprint=None)
+    bare = candidates.replace(log_proposal=None, log_target=None, fingerprint=None, finished=None)
     assert_same(rule.select(KEY, candidates), rule.select(KEY, bare))
 
 

@@ -71,6 +71,7 @@ def evaluation_table(run: Run) -> Table | None:
         "self_bleu": ("self\u2011BLEU", 3),
         "length_mean": ("length, tokens", 1),
         "kl_outside": ("KL infinite", 3),
+        "finished_share": ("ended, not cut", 2),
     }
     events = [e for arm in run.arms("evaluation") for e in run.series("evaluation", arm)]
     columns = {key: value for key, value in columns.items() if any(key in e for e in events)}

@@ -39,6 +39,8 @@ class SelectionConfig(Open):
     """
 
     FOLDER: ClassVar[str] = "settings.rules"
+    JUDGES_EACH: ClassVar[str | None] = None
+    """When the rule judges each candidate by itself, in words behind its name; None for never."""
     rule: str
 
     def check(self, num_candidates: int) -> None:
@@ -87,8 +89,7 @@ class SelectionConfig(Open):
         if not self.judges_each():
             raise ConfigError(
                 f"sampling.early_stop: true; selection.rule: {self.rule} must see all candidates "
-                "of a prompt; those that judge each by itself are threshold and "
-                "statistical_rejection with a selection.max_reward"
+                f"of a prompt; those that judge each by itself are {_judging_each()}"
             )
         if self.limit() is None:
             raise ConfigError(
@@ -136,3 +137,14 @@ class BudgetedConfig(SelectionConfig):
     def limit(self) -> int | None:
         """The budget."""
         return self.budget
+
+
+def _judging_each() -> str:
+    """The rules that judge each candidate by itself, each as its own file says when."""
+    variants = SelectionConfig.variants().items()
+    names = [
+        f"{name} {rule.JUDGES_EACH}".strip()
+        for name, rule in variants
+        if rule.JUDGES_EACH is not None
+    ]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

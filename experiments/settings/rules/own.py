@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ...terminal.errors import ConfigError
 from .. import user_code
@@ -23,6 +23,7 @@ class OwnRule(BudgetedConfig):
       options: its arguments, by name.
     """
 
+    JUDGES_EACH: ClassVar[str | None] = "if its function says so"
     rule: Literal["own"]
     function: str
     options: dict[str, bool | int | float | str]

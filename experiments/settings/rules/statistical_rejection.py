@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from .. import checks
 from . import BudgetedConfig
@@ -21,6 +21,7 @@ class StatisticalRejection(BudgetedConfig):
       max_reward: a bound on the reward (then the law is exact); null takes the largest seen.
     """
 
+    JUDGES_EACH: ClassVar[str | None] = "with a selection.max_reward"
     rule: Literal["statistical_rejection"]
     beta: float
     max_reward: float | None

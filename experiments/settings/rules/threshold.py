@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from .. import checks
 from . import BudgetedConfig
@@ -20,6 +20,7 @@ class Threshold(BudgetedConfig):
       minimum: lowest reward accepted.
     """
 
+    JUDGES_EACH: ClassVar[str | None] = ""
     rule: Literal["threshold"]
     minimum: float
 

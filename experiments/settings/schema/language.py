@@ -14,7 +14,7 @@ from .proposal import DataConfig, PolicyConfig, SamplingConfig
 from .training import MeshConfig, TrainingConfig
 
 _EVALUATION = ["reward_mean", "reward_low", "reward_high", "judge_mean", "judge_low", "judge_high"]
-_EVALUATION += ["kl_mean", "distinct_1", "distinct_2", "self_bleu", "length_mean"]
+_EVALUATION += ["kl_mean", "distinct_1", "distinct_2", "self_bleu", "length_mean", "finished_share"]
 _ROUND = ["acceptance_rate", "num_accepted", "reward_proposed", "reward_accepted", "ess"]
 _ROUND += ["judge_proposed", "judge_accepted", "loss_first", "loss_last"]
 

@@ -1,0 +1,28 @@
+"""What ended itself and was not cut: the policy given that event."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from . import BudgetedConfig
+
+if TYPE_CHECKING:
+    from rsft_jax.selection import SelectionRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(BudgetedConfig):
+    """Accepts what ended with a stop token, whatever its reward, and not what the limit cut."""
+
+    JUDGES_EACH: ClassVar[str | None] = ""
+    rule: Literal["finished"]
+
+    def build(self, allowed: Sequence[str] = ()) -> "SelectionRule":
+        """The rule, without its budget."""
+        from rsft_jax import selection
+
+        return selection.finished()
+
+    def judges_each(self) -> bool:
+        """Always."""
+        return True
