@@ -123,9 +123,8 @@ def _templates_of_config(path: Path, value: Any) -> dict[str, str]:
         return {}
     listed = value if isinstance(value, list) else [{"name": "default", "template": value}]
     pairs = [(t.get("name"), t.get("template")) for t in listed if isinstance(t, dict)]
-    found = dict(pairs)
-    whole = all(isinstance(text, str) for pair in pairs for text in pair)
-    if not whole or len(found) != len(listed):
+    found = {k: text for k, text in pairs if isinstance(k, str) and isinstance(text, str)}
+    if len(found) != len(listed):
         raise ValueError(
             f"{path / _CONFIG}: chat_template: must be a string, or a list of objects with a name "
             f"of its own and a template each, got {value!r:.80}"

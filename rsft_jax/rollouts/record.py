@@ -280,8 +280,8 @@ def _row(asked: Prompt, place: str) -> _Row:
         finished = fields.get("finish_reason") != "length"
     if "reward" not in fields:
         raise ValueError(f"{place}: column 'reward' is missing; a null is allowed")
-    numbers = (_number(fields, name, place) for name in ("reward", "log_prob"))
-    return _Row(asked, place, text, *numbers, finished)
+    reward, log_prob = (_number(fields, name, place) for name in ("reward", "log_prob"))
+    return _Row(asked, place, text, reward, log_prob, finished)
 
 
 def _number(fields: Mapping[str, Any], name: str, place: str) -> float:
