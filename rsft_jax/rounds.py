@@ -54,10 +54,18 @@ class ImproveFn(Protocol):
 
 
 class Proposed(NamedTuple):
-    """What a `ProposeFn` may return: completions, and whatever else it knows of them."""
+    """What a `ProposeFn` may return: completions, and whatever else it knows of them.
+
+    Attributes:
+      completions: P x N of them.
+      info: goes into the report.
+      log_proposal: `[P, N]` log q of whole completions in nats, where that of their tokens does not
+        add up to it because it is not known; None takes the sum.
+    """
 
     completions: Any
     info: Any
+    log_proposal: Array | np.ndarray | None = None
 
 
 class Scored(NamedTuple):
@@ -199,11 +207,15 @@ def collect(
       ([1, 1], ['largest'])
     """
     keys = collect_keys(key)
-    completions, of_proposal = _parted(propose(keys.propose, state, prompts), Proposed)
-    rewards, of_rewards = _parted(score(prompts, completions), Scored)
-    candidates = as_candidates(completions, jnp.asarray(rewards))
+    proposed = propose(keys.propose, state, prompts)
+    proposed = proposed if isinstance(proposed, Proposed) else Proposed(proposed, None)
+    scored = score(prompts, proposed.completions)
+    scored = scored if isinstance(scored, Scored) else Scored(scored, None)
+    candidates = as_candidates(proposed.completions, jnp.asarray(scored.rewards))
+    if (log_q := proposed.log_proposal) is not None:
+        candidates = dataclasses.replace(candidates, log_proposal=jnp.asarray(log_q))
     selection = rule.select(keys.select, candidates)
-    return Collected(completions, candidates, selection, Info(of_proposal, of_rewards))
+    return Collected(proposed.completions, candidates, selection, Info(proposed.info, scored.info))
 
 
 def select_candidates(key: PRNGKey, candidates: Candidates, rule: SelectionRule) -> Selection:
@@ -221,11 +233,6 @@ def select_candidates(key: PRNGKey, candidates: Candidates, rule: SelectionRule)
       Array([[False,  True]], dtype=bool)
     """
     return rule.select(collect_keys(key).select, candidates)
-
-
-def _parted(result: Any, kind: type[Proposed] | type[Scored]) -> tuple[Any, Any]:
-    """A result and its info, None where it came alone."""
-    return tuple(result) if isinstance(result, kind) else (result, None)
 
 
 CheckFn = Callable[[Any, Any, Any], float | Checked]

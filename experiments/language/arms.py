@@ -124,7 +124,9 @@ class _Play:
         if setup.given is not None:
             places = np.repeat(prompts.places, setup.given.num)
             return Proposed(
-                setup.given.completions(prompts.places), Drawn({"place": places.tolist()})
+                setup.given.completions(prompts.places),
+                Drawn({"place": places.tolist()}),
+                setup.given.log_proposal(prompts.places),
             )
         num, source, shown = self._drawing(key, state)
 

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from rsft_jax.rollouts import Record, RolloutStore, from_rows, read_jsonl, read_rollouts
+from rsft_jax.selection import SelectionRule, stage_names
 
 from ..terminal.errors import ConfigError, shown
 
@@ -40,7 +43,8 @@ def read_candidates(path: Path, *, field: str = "candidates") -> tuple[list[Reco
         elif path.suffix == ".parquet" and path.is_file():
             problems, tables = [], [read_rollouts(path)]
         elif path.is_file():
-            return [read_jsonl(path)], []
+            record = read_jsonl(path)
+            return [record], list(record.left_out)
         else:
             raise ConfigError(f"{where}; is not there")
     except (OSError, ValueError, ImportError) as error:
@@ -50,6 +54,27 @@ def read_candidates(path: Path, *, field: str = "candidates") -> tuple[list[Reco
     records = [record for table in tables for record in from_rows(table)]
     newest = {(record.arm, record.round): record for record in records}
     return [newest[key] for key in sorted(newest, key=lambda k: (k[0] != "policy", *k))], problems
+
+
+def check_log_prob(record: Record, rule: SelectionRule, field: str) -> None:
+    """Refuses a rule that needs log q of candidates of which one has none.
+
+    Raises:
+      ConfigError: names the rule, and the file and line of the first such candidate.
+    """
+    unknown = np.argwhere(record.valid & ~np.isfinite(record.log_prob))
+    if "log_proposal" in rule.needs and unknown.size:
+        raise ConfigError(
+            f"selection: {' > '.join(stage_names(rule))}; needs the log_prob of every candidate, "
+            f"and {place_of(record, field, *unknown[0])} has none"
+        )
+
+
+def place_of(record: Record, field: str, i: int, j: int) -> str:
+    """Where a candidate stands: file and line, or prompt and number."""
+    if record.lines is not None:
+        return record.lines[i][j]
+    return f"{field}, candidate {j} of the prompt {shown(record.prompt_ids[i])}"
 
 
 def _why(problems: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from rsft_jax.sampling import acceptance_rate, effective_sample_size
 from ..runs.folder import RunFolder
 from . import make
 from .arms import Arm, Drawn
+from .given import Given
 
 
 def log_round(folder: RunFolder, arm: Arm, report: RoundReport) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def round_event(arm: Arm, report: RoundReport, record: Record, drawn: Drawn) -> 
         "round": report.round,
         "num_prompts": len(record.prompt_ids),
         "num_candidates": int(record.drawn.sum()),
+        **_left_out(arm.setup.given, report.prompts.places),
         "num_scored": int(scored.sum()),
         "num_accepted": int(accepted.sum()),
         "num_prompts_without": int((~accepted.any(axis=1)).sum()),
@@ -78,6 +80,11 @@ def _gap_figures(report: RoundReport) -> dict[str, float | None]:
     if report.checked is None:
         return {}
     return {"gap_allowed": report.checked.max_gap, **report.checked.info.figures()}
+
+
+def _left_out(given: Given | None, places: np.ndarray) -> dict[str, int]:
+    """How many given candidates are too long; nothing where none are given."""
+    return {} if given is None else {"num_too_long": int(given.too_long[places].sum())}
 
 
 def _rule_rate(arm: Arm, stopped: Stopped | None) -> dict[str, float]:

@@ -20,6 +20,7 @@ from rsft_jax.selection import Candidates, Selection, SelectionRule, random_cont
 from ..settings import schema
 from ..terminal.errors import ConfigError, shown
 from . import make
+from .candidates import check_log_prob
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def select_again(record: Record, rule: SelectionRule, seed: int) -> Selection:
     candidates = Candidates(
         rewards=jnp.asarray(record.reward.astype(np.float32)),
         valid=jnp.asarray(record.valid),
-        log_proposal=jnp.asarray(record.log_prob, jnp.float32),
+        log_proposal=jnp.asarray(np.where(record.valid, record.log_prob, 0.0), jnp.float32),
         finished=jnp.asarray(record.finished),
     )
     keys = round_keys(make.run_keys(seed)["rounds"], record.round)
@@ -73,7 +74,13 @@ def select_again(record: Record, rule: SelectionRule, seed: int) -> Selection:
 
 
 def reselect(records: Sequence[Record], rule: SelectionRule, seed: int) -> Reselected:
-    """Applies a rule, and its random control, to all records together."""
+    """Applies a rule, and its random control, to all records together.
+
+    Raises:
+      ConfigError: the rule needs log q of candidates, and one has none.
+    """
+    for record in records:
+        check_log_prob(record, rule, "reselect")
     chosen = [select_again(record, rule, seed) for record in records]
     by_coin = [select_again(record, random_control(rule), seed) for record in records]
     accepted = [np.asarray(s.accepted) for s in chosen]

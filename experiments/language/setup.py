@@ -24,7 +24,7 @@ from ..terminal.console import Console
 from ..terminal.errors import ConfigError
 from . import make
 from .candidates import ENDED_EARLY
-from .given import Given, read_given
+from .given import Given, check_given, read_given
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,9 @@ def make_setup(config: LanguageConfig, console: Console) -> Setup:
     given = None
     if offer is not None:
         given = offer.encode(pretrained.tokenizer, config.sampling.max_new_tokens)
+        check_given(config, given)
+        for note in given.notes:
+            console.say(f"candidates: {note}")
     return Setup(
         config=config,
         policy=policy,

@@ -30,12 +30,15 @@ class Prompt:
       messages: the prompt as chat messages, each {"role": ..., "content": ...}; a string is one
         message of the user.
       fields: the other columns of the row, such as `split` and `answer`.
+      line: its line in the file, from 1; 0 where it comes from no file. Two prompts may be equal
+        whatever their lines.
     """
 
     id: str
     text: str
     messages: tuple[Mapping[str, str], ...]
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    line: int = dataclasses.field(default=0, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,11 @@ def load_prompts(
 
 
 def read_prompts(
-    path: str | Path, split: str | None = None, limit: int | None = None
+    path: str | Path,
+    split: str | None = None,
+    limit: int | None = None,
+    *,
+    unique_ids: bool = True,
 ) -> PromptFile:
     """Reads a JSON Lines file of prompts.
 
@@ -98,6 +105,7 @@ def read_prompts(
       path: a JSON Lines file in UTF-8.
       split: keep the rows whose column `split` is this; None keeps all.
       limit: keep the first so many; None keeps all. The whole file is checked all the same.
+      unique_ids: whether an id may stand in one row only; rows of candidates share their prompt's.
 
     Raises:
       FileNotFoundError: no such file.
@@ -122,7 +130,7 @@ def read_prompts(
             _LOG.warning("%s:%d: skipped %s: %s", path, number, found.id or "row", found.reason)
             skipped.append(found)
             continue
-        if found.id in line_of:
+        if unique_ids and found.id in line_of:
             _fail(path, number, f"the id {found.id!r} is already that of line {line_of[found.id]}")
         line_of[found.id] = number
         if split is not None:
@@ -219,6 +227,7 @@ def _parse(
         text=messages[-1]["content"],
         messages=messages,
         fields={name: value for name, value in row.items() if name not in ("id", "prompt")},
+        line=number,
     )
 
 

@@ -5,22 +5,14 @@ datasets may spell them, so `encode` never produces one, and `encode_chat` produ
 chat template itself wrote and no others.
 """
 
+import functools
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rsft_jax.data.chat import ChatTemplate, Message, check_messages
-
-# Tokens that end a turn or a text in the families that this project reads.
-END_TOKENS = (
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|end_of_text|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "</s>",
-)
+from rsft_jax.data.ends import END_TOKENS, end_tokens, text_after_answer
 
 # Characters without a meaning, one of which marks what a message spelled (see `encode_chat`).
 _MARKS = tuple(chr(code) for code in range(0xF0000, 0xF0100))
@@ -37,9 +29,14 @@ class Tokenizer:
       bos_id: id that starts a text, or None.
       eos_id: id that ends a text or a turn, or None.
       pad_id: id that fills rows; by default `eos_id`, else 0.
-      stop_token_ids: ids that end a completion. By default `eos_id` and whichever of
-        `END_TOKENS` are special here.
+      stop_token_ids: ids that end a completion, the first one a turn. By default all that
+        `rsft_jax.data.ends.end_tokens` finds: in the template, `eos_id`, `also_stop`, known ends.
+      also_stop: further ids that the model's files name as ends.
       chat_template: a Jinja template, or None for a model without a chat.
+      named_templates: further templates by name, for tools, say; kept, not used here.
+
+    A token that begins or ends a text (`bos_id`, `eos_id`, `also_stop`, known ends) is a special
+    token here also where the definition does not flag it, unless it is a word that text can spell.
 
     Raises:
       ValueError: the definition cannot be read, or an id lies outside of the vocabulary.
@@ -59,39 +56,31 @@ class Tokenizer:
         eos_id: int | None = None,
         pad_id: int | None = None,
         stop_token_ids: Iterable[int] | None = None,
+        also_stop: Iterable[int] = (),
         chat_template: str | None = None,
+        named_templates: Mapping[str, str] | None = None,
     ) -> None:
-        import tokenizers  # not at the top: it takes a tenth of a second
-
-        try:
-            self._text = tokenizers.Tokenizer.from_str(definition)
-            self._text.no_padding()
-            self._text.no_truncation()
-        except Exception as error:  # the package raises plain Exception
-            raise ValueError(f"the tokenizer definition cannot be read: {error}") from error
-        # Splits special tokens like any other text; `_special` below recognises them.
-        self._text.encode_special_tokens = True
+        also_stop = tuple(also_stop)
+        stops = None if stop_token_ids is None else tuple(dict.fromkeys(stop_token_ids))
+        self._text = _backend(definition)
+        # Ids may have holes, so this is the largest id and not the count.
+        self.vocab_size = max(self._text.get_vocab(with_added_tokens=True).values()) + 1
+        named = [("bos_id", bos_id), ("eos_id", eos_id), *(("also_stop", i) for i in also_stop)]
+        named += [("stop_token_ids", i) for i in stops or ()]
+        for name, value in (*named, ("pad_id", pad_id)):
+            if value is not None and not 0 <= value < self.vocab_size:
+                raise ValueError(f"{name} must be in [0, {self.vocab_size}), got {value}")
+        if unflagged := _unflagged(self._text, [i for _, i in named if i is not None]):
+            self._text = _backend(_flagged(definition, unflagged))
         self._special: Any = None
         added = self._text.get_added_tokens_decoder()
         self._specials = {token.content: i for i, token in sorted(added.items()) if token.special}
-        # Ids may have holes, so this is the largest id and not the count.
-        self.vocab_size = max(self._text.get_vocab(with_added_tokens=True).values()) + 1
-        if stop_token_ids is None:
-            known = [self._specials[token] for token in END_TOKENS if token in self._specials]
-            stop_token_ids = known if eos_id is None else [eos_id, *known]
         self.bos_id = bos_id
         self.eos_id = eos_id
         self.pad_id = pad_id if pad_id is not None else (0 if eos_id is None else eos_id)
-        self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys(stop_token_ids))
-        for name, value in (
-            ("bos_id", bos_id),
-            ("eos_id", eos_id),
-            ("pad_id", pad_id),
-            *(("stop_token_ids", i) for i in self.stop_token_ids),
-        ):
-            if value is not None and not 0 <= value < self.vocab_size:
-                raise ValueError(f"{name} must be in [0, {self.vocab_size}), got {value}")
+        self._stops, self._also_stop = stops, also_stop
         self.chat_template = chat_template
+        self.named_templates: Mapping[str, str] = dict(named_templates or {})
         self._template: ChatTemplate | None = None
 
     @classmethod
@@ -148,8 +137,29 @@ class Tokenizer:
             "pad_id": self.pad_id,
             "stop_token_ids": self.stop_token_ids,
             "chat_template": self.chat_template,
+            "named_templates": self.named_templates,
         }
         return _rebuild, (self.definition, options)
+
+    @functools.cached_property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion, the first one a turn (`end_id`)."""
+        if self._stops is not None:
+            return self._stops
+        return end_tokens(
+            self._specials,
+            eos_id=self.eos_id,
+            named=self._also_stop,
+            after_answer="" if self.chat_template is None else self._text_after_answer(),
+        )
+
+    def _text_after_answer(self) -> str:
+        return text_after_answer(lambda chat: self.render_chat(chat, add_generation_prompt=False))
+
+    @property
+    def end_id(self) -> int | None:
+        """The id that ends a turn: what a whole text of somebody else is trained to end with."""
+        return self.stop_token_ids[0] if self.stop_token_ids else None
 
     @property
     def definition(self) -> str:
@@ -206,6 +216,16 @@ class Tokenizer:
     ) -> list[str]:
         """`decode` of each row."""
         return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
+
+    def decode_completions(self, rows: Iterable[Sequence[int]]) -> list[str]:
+        """The texts of completions, without the token that ended each.
+
+        A stop token may be an ordinary word (of a file that names one), which `decode` would show.
+        """
+        stops = frozenset(self.stop_token_ids)
+        return self.decode_batch(
+            row[:-1] if len(row) and int(row[-1]) in stops else row for row in rows
+        )
 
     def render_chat(
         self, messages: Sequence[Message], *, add_generation_prompt: bool = True
@@ -281,6 +301,48 @@ def byte_alphabet() -> list[str]:
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     shifted = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(shifted)) for byte in range(256)]
+
+
+def _backend(definition: str) -> Any:
+    import tokenizers  # not at the top: it takes a tenth of a second
+
+    try:
+        backend = tokenizers.Tokenizer.from_str(definition)
+        backend.no_padding()
+        backend.no_truncation()
+    except Exception as error:  # the package raises plain Exception
+        raise ValueError(f"the tokenizer definition cannot be read: {error}") from error
+    # Splits special tokens like any other text; `Tokenizer._special` recognises them.
+    backend.encode_special_tokens = True
+    return backend
+
+
+def _unflagged(backend: Any, ends: Iterable[int]) -> dict[int, str]:
+    """Tokens that begin or end a text and are not flagged as special, though they are no words.
+
+    llama.cpp overrides the type of such tokens, and transformers that of the eos and bos tokens.
+    Of what is added, a text that spells it would be given the token: it is no word either.
+    """
+    added = backend.get_added_tokens_decoder()
+    known = [i for token in END_TOKENS if (i := backend.token_to_id(token)) is not None]
+    unflagged = {}
+    for i in sorted({*ends, *known} - {i for i, token in added.items() if token.special}):
+        token, text = backend.id_to_token(i), backend.decode([i], skip_special_tokens=False)
+        a_word = i in backend.encode(text, add_special_tokens=False).ids and i not in added
+        if token == text and not a_word:
+            unflagged[i] = token
+    return unflagged
+
+
+def _flagged(definition: str, tokens: Mapping[int, str]) -> str:
+    """The definition with these tokens flagged as special."""
+    content = json.loads(definition)
+    added = {entry["id"]: entry for entry in content.get("added_tokens") or []}
+    for i, token in tokens.items():
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        added[i] = {"id": i, "content": token, **plain, **added.get(i, {}), "special": True}
+    content["added_tokens"] = [added[i] for i in sorted(added)]
+    return json.dumps(content, ensure_ascii=False)
 
 
 def _rebuild(definition: str, options: dict[str, Any]) -> Tokenizer:

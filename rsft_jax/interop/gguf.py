@@ -34,6 +34,7 @@ def read_gguf(
       FileNotFoundError: there is no such file.
     """
     file = GGUFFile(path)
+    _check_whole(file)
     family = _family(file)
     config = _config(file, family)
     rows, tokens = config.vocab_size, file.length("tokenizer.ggml.tokens")
@@ -45,6 +46,20 @@ def read_gguf(
     config = fit_config(file.path, config, tokenizer.vocab_size, max_length)
     params = params_from_tensors(file.path, family, config, _Tensors(file, family, config))
     return config, params, tokenizer
+
+
+def _check_whole(file: GGUFFile) -> None:
+    """Refuses a part of a split model, and files that are no model by themselves."""
+    parts = file.get("split.count", 1)
+    if parts != 1:
+        file.fail(
+            "split.count",
+            f"this is one of {parts!r:.20} parts of a split model; merge them to one file first "
+            "(`llama-gguf-split --merge FIRST_PART MERGED`)",
+        )
+    kind = file.get("general.type", "model")
+    if kind != "model":
+        file.fail("general.type", f"must be 'model', got {kind!r:.80}; an adapter is merged first")
 
 
 def _family(file: GGUFFile) -> Family:
@@ -131,6 +146,7 @@ def unpermute(weight: np.ndarray, num_heads: int) -> np.ndarray:
 # How each `tokenizer.ggml.pre` splits text before the merges.
 _SPLIT_DIGITS = {"smollm": True, "gpt-2": False, "default": False}
 _CONTROL, _USER_DEFINED = 3, 4
+_TEMPLATE = "tokenizer.chat_template"  # the default one; NAME of a further one follows a dot
 
 
 def _tokenizer(file: GGUFFile) -> Tokenizer:
@@ -154,9 +170,12 @@ def _tokenizer(file: GGUFFile) -> Tokenizer:
         f"{name}_id": file.get(f"tokenizer.ggml.{key}_token_id")
         for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
     }
-    template = None
-    if "tokenizer.chat_template" in file:
-        template = file.require("tokenizer.chat_template", str)
+    ends = [file.get(f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eom")]
+    templates = {
+        key.removeprefix(_TEMPLATE).lstrip("."): file.require(key, str)
+        for key in file
+        if key == _TEMPLATE or key.startswith(f"{_TEMPLATE}.")
+    }
     try:
         return Tokenizer.from_bpe(
             tokens,
@@ -164,7 +183,9 @@ def _tokenizer(file: GGUFFile) -> Tokenizer:
             special_ids=[i for i, k in enumerate(kinds) if k == _CONTROL],
             added_ids=[i for i, k in enumerate(kinds) if k == _USER_DEFINED],
             split_digits=_SPLIT_DIGITS[split],
-            chat_template=template,
+            also_stop=[end for end in ends if end is not None],
+            chat_template=templates.pop("", None),
+            named_templates=templates,
             **ids,
         )
     except (TypeError, AttributeError, ValueError) as error:

@@ -5,7 +5,6 @@ A directory holds `config.json`, the weights in safetensors (one file, or severa
 names code of its own is refused, and so are pickled weights.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -17,6 +16,9 @@ import numpy as np
 
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.interop.formats.safetensors import SafetensorsFile
+from rsft_jax.interop.formats.text_files import read_json, write_json
+from rsft_jax.interop.huggingface_tokenizer import read_tokenizer, write_tokenizer
+from rsft_jax.interop.model_folder import INDEX, WEIGHTS, check_one_model, older_files
 from rsft_jax.interop.weights import (
     fit_config,
     make_config,
@@ -27,11 +29,6 @@ from rsft_jax.models.families import FAMILIES, Family
 from rsft_jax.models.families.llama import FAMILY as LLAMA
 from rsft_jax.models.transformer import TransformerConfig
 from rsft_jax.types import Params
-
-MAX_JSON_BYTES = 1 << 26
-
-_INDEX = "model.safetensors.index.json"
-_WEIGHTS = "model.safetensors"
 
 
 def read_huggingface(
@@ -50,13 +47,15 @@ def read_huggingface(
       The configuration, the float32 parameters of the unrolled `Transformer`, and the tokenizer.
 
     Raises:
-      ValueError: a file is damaged or hostile, or the model is of no family in
-        `rsft_jax.models.families`.
+      ValueError: a file is damaged or hostile, the model is of no family in
+        `rsft_jax.models.families`, or the directory holds two models or an adapter.
       FileNotFoundError: the directory or a file in it is missing.
     """
     path = Path(path)
-    family, config = _config(path / "config.json")
-    tokenizer = _tokenizer(path)
+    check_one_model(path)
+    raw = read_json(path / "config.json")
+    family, config = _config(path / "config.json", raw)
+    tokenizer = read_tokenizer(path, raw)
     config = fit_config(path, config, tokenizer.vocab_size, max_length)
     return config, params_from_tensors(path, family, config, _Shards(path)), tokenizer
 
@@ -70,16 +69,19 @@ def write_huggingface(
     """Writes a directory that Hugging Face transformers and `read_huggingface` can read.
 
     Each file appears whole or not at all. The model is written as a Llama, which is what the
-    `Transformer` computes.
+    `Transformer` computes; the base of its rotary positions stands where transformers 4 and 5
+    both find it.
 
     Args:
-      path: the directory; it is created if needed, and files of these names are replaced.
+      path: the directory; it is created if needed. A model in it is replaced whole, the files that
+        describe it or its tokenizer and its other parts are removed; what else lies there stays.
       config: the model's sizes.
       params: the unrolled parameters, with any low-rank adapters merged.
       tokenizer: the tokenizer, with at most `config.vocab_size` ids.
 
     Raises:
-      ValueError: the parameters do not fit the configuration, or the tokenizer is larger.
+      ValueError: the parameters do not fit the configuration, the tokenizer is larger, or the
+        directory holds weights in a form that is not written here.
     """
     from safetensors.numpy import save_file
 
@@ -89,19 +91,20 @@ def write_huggingface(
         )
     path = Path(path)
     tensors = tensors_from_params(LLAMA, config, params)
+    older_files(path, ())  # refuses before anything is written
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=path) as scratch:
         new = Path(scratch)
-        save_file(tensors, new / _WEIGHTS, metadata={"format": "pt"})
-        _write_json(new / "config.json", _config_json(config, tokenizer, tensors))
-        (new / "tokenizer.json").write_text(tokenizer.definition, encoding="utf-8")
-        _write_json(new / "tokenizer_config.json", _tokenizer_json(config, tokenizer))
-        if tokenizer.stop_token_ids:
-            generation = {"eos_token_id": list(tokenizer.stop_token_ids)}
-            _write_json(new / "generation_config.json", generation)
+        save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+        write_json(new / "config.json", _config_json(config, tokenizer, tensors))
+        write_tokenizer(new, tokenizer, config.max_length)
         # safetensors makes files that only their owner can read.
-        (new / _WEIGHTS).chmod((new / "config.json").stat().st_mode)
-        for file in sorted(new.iterdir()):
+        (new / WEIGHTS).chmod((new / "config.json").stat().st_mode)
+        files = sorted(new.iterdir())
+        # First, so that a crash in between leaves a folder that is refused, not one of two models.
+        for old in older_files(path, [file.name for file in files]):
+            old.unlink()
+        for file in files:
             shutil.move(file, path / file.name)
 
 
@@ -109,16 +112,16 @@ class _Shards(Mapping[str, np.ndarray]):
     """The tensors of all weight files of a directory."""
 
     def __init__(self, path: Path) -> None:
-        if (path / _INDEX).exists():
-            index = _read_json(path / _INDEX).get("weight_map")
+        if (path / INDEX).exists():
+            index = read_json(path / INDEX).get("weight_map")
             if not isinstance(index, dict) or not all(isinstance(f, str) for f in index.values()):
-                raise ValueError(f"{path / _INDEX}: weight_map: must map names to files")
+                raise ValueError(f"{path / INDEX}: weight_map: must map names to files")
             files = sorted(set(index.values()))
             for file in files:
                 if Path(file).name != file or not file.endswith(".safetensors"):
-                    raise ValueError(f"{path / _INDEX}: weight_map: refuses the file {file!r:.80}")
-        elif (path / _WEIGHTS).exists():
-            index, files = None, [_WEIGHTS]
+                    raise ValueError(f"{path / INDEX}: weight_map: refuses the file {file!r:.80}")
+        elif (path / WEIGHTS).exists():
+            index, files = None, [WEIGHTS]
         else:
             pickled = sorted(f.name for f in path.glob("*.bin")) + sorted(
                 f.name for f in path.glob("*.pt*")
@@ -128,13 +131,16 @@ class _Shards(Mapping[str, np.ndarray]):
                 if pickled
                 else ""
             )
-            raise FileNotFoundError(f"{path}: there is no {_WEIGHTS} and no {_INDEX}{hint}")
+            raise FileNotFoundError(f"{path}: there is no {WEIGHTS} and no {INDEX}{hint}")
         shards = {file: SafetensorsFile(path / file) for file in files}
         if index is None:
-            index = dict.fromkeys(shards[_WEIGHTS], _WEIGHTS)
+            index = dict.fromkeys(shards[WEIGHTS], WEIGHTS)
         for name, file in index.items():
             if name not in shards[file]:
                 raise ValueError(f"{path / file}: {name:.80}: this tensor is missing")
+        for file, shard in shards.items():
+            if unlisted := sorted(name for name in shard if index.get(name) != file):
+                raise ValueError(f"{path / file}: {unlisted[0]:.80}: {INDEX} does not list it here")
         self._shards, self._index = shards, index
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -147,8 +153,10 @@ class _Shards(Mapping[str, np.ndarray]):
         return len(self._index)
 
 
-def _config(path: Path) -> tuple[Family, TransformerConfig]:
-    raw = _read_json(path)
+def _config(path: Path, content: Mapping[str, Any]) -> tuple[Family, TransformerConfig]:
+    if "auto_map" in content:
+        raise ValueError(f"{path}: auto_map: code that comes with a model is not run")
+    raw = {**content, **_rope(path, content)}
 
     def read(key: str, kind: type, default: Any = None, /) -> Any:
         value = raw.get(key)
@@ -161,14 +169,6 @@ def _config(path: Path) -> tuple[Family, TransformerConfig]:
             )
         return value
 
-    if "auto_map" in raw:
-        raise ValueError(f"{path}: auto_map: code that comes with a model is not run")
-    # transformers 5 writes the base of the rotary positions into `rope_parameters`.
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise ValueError(f"{path}: rope_parameters: must be an object, got {rope!r:.80}")
-    raw["rope_type"] = rope.get("rope_type", rope.get("type"))
-    raw.setdefault("rope_theta", rope.get("rope_theta"))
     families = {model_type: family for family in FAMILIES for model_type in family.model_types}
     _check_value(path, raw, "model_type", None, tuple(families))
     family = families[raw["model_type"]]
@@ -179,6 +179,23 @@ def _config(path: Path) -> tuple[Family, TransformerConfig]:
     if layers > 1 << 16:
         raise ValueError(f"{path}: num_hidden_layers: must be at most {1 << 16}, got {layers}")
     return family, make_config(path, **sizes)
+
+
+def _rope(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the rotary positions, as transformers 5 reads them.
+
+    It writes `rope_parameters`; transformers 4 wrote `rope_scaling`, and the base as `rope_theta`.
+    Where several are there, `rope_scaling` wins over `rope_parameters`, and the base in either over
+    the one beside them. (transformers 4 looks at `rope_theta` alone, and takes 10000 without it.)
+    """
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    if not isinstance(rope, dict) or any(isinstance(v, dict) for v in rope.values()):
+        # transformers takes the default base where each type of layer has parameters of its own.
+        raise ValueError(f"{path}: rope_parameters: must be one for all layers, got {rope!r:.80}")
+    keys = {"rope_type": rope.get("rope_type", rope.get("type"))}
+    for name in ("rope_theta", "partial_rotary_factor"):
+        keys[name] = raw.get(name) if rope.get(name) is None else rope[name]
+    return keys
 
 
 def _check_value(
@@ -204,77 +221,3 @@ def _config_json(
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,
     }
-
-
-def _tokenizer(path: Path) -> Tokenizer:
-    file = path / "tokenizer.json"
-    definition = _read_text(file)
-    options = _read_json(path / "tokenizer_config.json", default={})
-    options = _read_json(path / "special_tokens_map.json", default={}) | options
-    if "auto_map" in options:
-        raise ValueError(
-            f"{path / 'tokenizer_config.json'}: auto_map: code that comes with a model is not run"
-        )
-    generation = _read_json(path / "generation_config.json", default={})
-    stops = generation.get("eos_token_id")
-    if isinstance(stops, int):
-        stops = [stops]
-    template = options.get("chat_template")
-    if (path / "chat_template.jinja").exists():
-        template = _read_text(path / "chat_template.jinja")
-    if isinstance(template, list):  # several, by name
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
-        raise ValueError(f"{path / 'tokenizer_config.json'}: chat_template: must be a string")
-    try:
-        plain = Tokenizer(definition)
-        ids = {}
-        for name in ("bos", "eos", "pad"):
-            token = options.get(f"{name}_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            ids[f"{name}_id"] = None if token is None else plain.token_to_id(token)
-        if stops is not None:
-            known = Tokenizer(definition, eos_id=ids["eos_id"]).stop_token_ids
-            stops = [*stops, *known]
-        return Tokenizer(definition, **ids, stop_token_ids=stops, chat_template=template)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{file}: {error}") from error
-
-
-def _tokenizer_json(config: TransformerConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        **{f"{k}_token": tokenizer.id_to_token(i) for k, i in ids.items() if i is not None},
-        "model_max_length": config.max_length,
-        "clean_up_tokenization_spaces": False,
-        **({} if tokenizer.chat_template is None else {"chat_template": tokenizer.chat_template}),
-    }
-
-
-def _read_text(path: Path) -> str:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{path}: this is no regular file of at most {MAX_JSON_BYTES} bytes")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 at byte {error.start}") from error
-
-
-def _read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
-    if default is not None and not path.exists():
-        return default
-    try:
-        value = json.loads(_read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: is no valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: must be a JSON object")
-    return value
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

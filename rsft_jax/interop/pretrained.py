@@ -64,13 +64,14 @@ def save_pretrained(
     """Saves a model as a Hugging Face directory, which `load_pretrained` reads back exactly.
 
     Args:
-      path: the directory; it is created if needed, and files of the same names are replaced.
+      path: the directory; it is created if needed, and a model in it is replaced whole.
       model: the module.
       params: its parameters in the unrolled layout (see `rsft_jax.models.unstack_layers`), with
         any low-rank adapters merged.
       tokenizer: the tokenizer.
 
     Raises:
-      ValueError: the parameters do not fit the model.
+      ValueError: the parameters do not fit the model, or the directory holds weights in a form
+        that is not written here.
     """
     write_huggingface(path, model.config, params, tokenizer)

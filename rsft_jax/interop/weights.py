@@ -59,17 +59,12 @@ def params_from_tensors(
       tensors: `[out, in]` matrices and vectors; read one at a time.
 
     Raises:
-      ValueError: a tensor is missing, unknown, or of another shape.
+      ValueError: a tensor is missing, unknown, of another shape, or says something that the
+        configuration denies.
     """
-    names = {weight.huggingface for weight in family.weights(config)}
-    # What has a row for each token: padding of the vocabulary is cut off, and the head may be tied.
+    _check_left_out(path, family, config, tensors)
+    # What has a row for each token: padding of the vocabulary is cut off.
     by_token = {w.huggingface for w in (*family.first, *family.last) if "vocab" in w.axes}
-    tied = {w.huggingface for w in family.last if w.untied and config.tie_embeddings}
-    # Older checkpoints store the rotary frequencies, and a tied head a second time.
-    unknown = [n for n in tensors if n not in names and not n.endswith("rotary_emb.inv_freq")]
-    unknown = [name for name in unknown if name not in tied]
-    if unknown:
-        raise ValueError(f"{path}: {min(unknown):.80}: a {family.name} model has no such tensor")
     params: dict[str, Any] = {}
     for weight in family.weights(config):
         keys, name, shape = weight.path, weight.huggingface, weight.shape(config)
@@ -84,14 +79,48 @@ def params_from_tensors(
         node = params
         for key in keys[:-1]:
             node = node.setdefault(key, {})
-        node[keys[-1]] = jnp.asarray(np.ascontiguousarray(tensor, dtype=np.float32))
+        # A copy: the tensor may lie in a mapped file, or in memory that its owner goes on changing.
+        node[keys[-1]] = jnp.array(np.ascontiguousarray(tensor, dtype=np.float32), copy=True)
     return params
+
+
+def _check_left_out(
+    path: Path, family: Family, config: TransformerConfig, tensors: Mapping[str, Any]
+) -> None:
+    """Refuses tensors that have no place in the parameters, unless they say nothing new.
+
+    Older checkpoints hold the rotary frequencies, and a tied head a second time. A head that
+    differs is another model, of which readers disagree: some use it, some leave it out.
+    """
+    names = {weight.huggingface for weight in family.weights(config)}
+    tied = {w.huggingface for w in family.last if w.untied and config.tie_embeddings}
+    (embedding,) = (weight.huggingface for weight in family.first)
+    half = config.head_dim // 2
+    frequencies = config.rope_base ** -(np.arange(half) / half)
+    for name in sorted(set(tensors) - names):
+        if name in tied:
+            same = np.array_equal(tensors[name], tensors.get(embedding, ()))
+            reason = (
+                f"differs from {embedding}, though tie_word_embeddings is true; set that to false "
+                "to use it, or remove the tensor"
+            )
+        elif name.endswith("rotary_emb.inv_freq"):
+            found = np.asarray(tensors[name], np.float64)
+            same = found.shape == (half,) and np.allclose(found, frequencies, rtol=0.01, atol=1e-7)
+            reason = f"these are not the rotary frequencies of the base {config.rope_base:g}"
+        else:
+            same, reason = False, f"a {family.name} model has no such tensor"
+        if not same:
+            raise ValueError(f"{path}: {name:.80}: {reason}")
 
 
 def tensors_from_params(
     family: Family, config: TransformerConfig, params: Params
 ) -> dict[str, np.ndarray]:
     """Inverts `params_from_tensors`.
+
+    Each array is contiguous: safetensors' writer takes the bytes of a transposed view as they lie,
+    and would write the matrix that it is a view of, under the shape of the view.
 
     Raises:
       ValueError: a parameter is missing, unknown, or of another shape; the message lists it.

@@ -85,7 +85,7 @@ class Memo:
         new = {name: ids for name, ids in zip(names, tokens) if name not in self._terms}
         if new:
             asked = [self._prompts.prompts[place] for place, _ in new]
-            texts = self._tokenizer.decode_batch([ids.tolist() for ids in new.values()])
+            texts = self._tokenizer.decode_completions([ids.tolist() for ids in new.values()])
             terms = self._reward.terms(asked, [[text] for text in texts])
             for row, name in enumerate(new):
                 self._terms[name] = {term: float(values[row, 0]) for term, values in terms.items()}

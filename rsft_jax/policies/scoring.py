@@ -34,7 +34,7 @@ def record_of(
         prompt_ids=[prompt.id for prompt in prompts.prompts],
         prompts=list(prompts.rendered),
         places=prompts.places,
-        texts=[tokenizer.decode_batch(rows) for rows in tokens],
+        texts=[tokenizer.decode_completions(rows) for rows in tokens],
         tokens=tokens,
         log_probs=[
             [values[:length] for values, length in zip(rows, sizes)]

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Record:
       texts: P rows of N completions, "" where there is none.
       tokens: the same as token ids, without padding; None where only texts are known.
       log_probs: P rows of N arrays, the log-probability of each token under the law that it was
-        drawn from, nats; None where only that of whole completions is known.
+        drawn from, nats, NaN where unknown; None where no more than that of whole ones is known.
       log_prob: `[P, N]` float64 log-probability of whole completions, nats; NaN where unknown.
       drawn: `[P, N]` whether there is a candidate; early stop leaves empty what it does not draw.
       failed: `[P, N]` whether the policy gave no distribution to draw it from.
@@ -60,6 +60,8 @@ class Record:
       asked: P prompts as they were read, of a JSON Lines file; None otherwise.
       visits: `[P]` how often each prompt stands further up: its candidates are numbered on from
         those; None for never.
+      lines: P rows of N places "FILE:LINE" in a JSON Lines file; None otherwise.
+      left_out: rows of a JSON Lines file that cannot be read, a sentence each.
       round: its round; 1 for a file.
       arm: its arm; "policy" for a file.
     """
@@ -80,6 +82,8 @@ class Record:
     verdict: Verdict | None = None
     asked: list[Prompt] | None = None
     visits: np.ndarray | None = None
+    lines: list[list[str]] | None = None
+    left_out: tuple[str, ...] = ()
     round: int = 1
     arm: str = "policy"
 
@@ -134,6 +138,9 @@ def to_rows(
         rows["reason"] = list(record.verdict.reasons)
         rows["rule"] = [record.verdict.rule] * total
     rows["failed"] = record.failed.ravel().tolist()
+    of_tokens = _totals(rows["log_probs"])
+    if (np.isnan(of_tokens) & np.isfinite(record.log_prob.ravel())).any():
+        rows["log_prob"] = record.log_prob.ravel().tolist()
     rows |= {name: list(values) for name, values in (source or {}).items()}
     drawn = record.drawn.ravel()
     if drawn.all():
@@ -171,6 +178,9 @@ def _record(rows: Rollouts, round_: int, arm: str, by_prompt: dict[str, list[int
     def listed(values: Any, missing: Any) -> list[list[Any]]:
         return [[values[r] if r >= 0 else missing for r in row] for row in index]
 
+    log_prob = _totals(rows["log_probs"])
+    if "log_prob" in rows.columns:
+        log_prob = np.where(np.isnan(log_prob), np.asarray(rows["log_prob"]), log_prob)
     first = [some[0][1] for some in numbered]
     places, failed = rows.columns.get("place"), rows.columns.get("failed")
     return Record(
@@ -180,7 +190,7 @@ def _record(rows: Rollouts, round_: int, arm: str, by_prompt: dict[str, list[int
         texts=listed(rows["completion"], ""),
         tokens=listed(rows["tokens"], np.zeros(0, np.int32)),
         log_probs=listed(rows["log_probs"], np.zeros(0, np.float32)),
-        log_prob=numbers([np.sum(values, dtype=np.float64) for values in rows["log_probs"]]),
+        log_prob=numbers(log_prob),
         drawn=drawn,
         failed=np.zeros(shape, bool) if failed is None else gathered(failed, False),
         finished=gathered(rows["finished"], False),
@@ -192,58 +202,96 @@ def _record(rows: Rollouts, round_: int, arm: str, by_prompt: dict[str, list[int
     )
 
 
+def _totals(log_probs: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
+    """The log-probability of whole completions, NaN where there is no token or one is unknown."""
+    return np.array([np.sum(v, dtype=np.float64) if len(v) else math.nan for v in log_probs])
+
+
 def read_jsonl(path: str | Path) -> Record:
     """Reads candidates of another program, one a line, grouped by prompt in the order of the file.
 
-    `log_prob`, of the whole completion in nats under the law that it was drawn from, may be left
-    out, and a reward may be null:
-
         {"prompt": "Tell me ...", "completion": "Once ...", "reward": 0.7, "log_prob": -41.2}
+
+    A reward may be null. `id` is the prompt's: the rows of a prompt may share one, or have their
+    own; the first is taken. May be left out: `log_prob`, of the whole completion in nats under the
+    very law that it was drawn from (servers often record it before temperature and cuts); and
+    `finished`, false where the completion was cut, for which a `finish_reason` of "length" serves.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: a line or a column is not as it should be; the message names the row.
+      ValueError: a line or a column is not as it should be; the message names file and line.
     """
-    by_prompt: dict[tuple, list[tuple[Prompt, str, float, float]]] = {}
-    for row in read_prompts(path).prompts:
-        name = tuple(tuple(sorted(message.items())) for message in row.messages)
-        text = row.fields.get("completion")
-        if not isinstance(text, str):
-            raise ValueError(f"{row.id}: column 'completion' must be a string, got {text!r:.80}")
-        reward = _number(row, "reward")
-        log_prob = _number(row, "log_prob") if "log_prob" in row.fields else math.nan
-        by_prompt.setdefault(name, []).append((row, text, reward, log_prob))
+    file = read_prompts(path, unique_ids=False)
+    by_prompt: dict[tuple, list[_Row]] = {}
+    owners: dict[str, tuple[tuple, int]] = {}
+    for asked in file.prompts:
+        name = tuple(tuple(sorted(message.items())) for message in asked.messages)
+        owner, line = owners.setdefault(asked.id, (name, asked.line))
+        if owner != name:
+            reason = f"the id {asked.id!r} is that of another prompt, line {line}"
+            raise ValueError(f"{path}:{asked.line}: {reason}")
+        by_prompt.setdefault(name, []).append(_row(asked, f"{path}:{asked.line}"))
     num = max(len(rows) for rows in by_prompt.values())
     shape = (len(by_prompt), num)
     rewards, log_prob = np.full(shape, np.nan), np.full(shape, np.nan)
-    drawn = np.zeros(shape, bool)
+    drawn, finished = np.zeros((2, *shape), bool)
     for i, rows in enumerate(by_prompt.values()):
-        for j, (_, _, reward, total) in enumerate(rows):
-            rewards[i, j], log_prob[i, j], drawn[i, j] = reward, total, True
-    prompts = [rows[0][0] for rows in by_prompt.values()]
+        for j, row in enumerate(rows):
+            rewards[i, j], log_prob[i, j], finished[i, j] = row.reward, row.log_prob, row.finished
+            drawn[i, j] = True
+    prompts = [rows[0].asked for rows in by_prompt.values()]
     return Record(
         prompt_ids=[prompt.id for prompt in prompts],
         prompts=[prompt.text for prompt in prompts],
         places=np.arange(shape[0]),
-        texts=[[text for _, text, _, _ in r] + [""] * (num - len(r)) for r in by_prompt.values()],
+        texts=[[row.text for row in r] + [""] * (num - len(r)) for r in by_prompt.values()],
         tokens=None,
         log_probs=None,
         log_prob=log_prob,
         drawn=drawn,
         failed=np.zeros(shape, bool),
-        finished=drawn,
+        finished=finished,
         reward=rewards,
         judge=np.full(shape, np.nan),
         asked=prompts,
+        lines=[[row.place for row in r] + [""] * (num - len(r)) for r in by_prompt.values()],
+        left_out=tuple(f"{path}:{row.line}: {row.reason}" for row in file.skipped),
     )
 
 
-def _number(row: Prompt, name: str) -> float:
-    if name not in row.fields:
-        raise ValueError(f"{row.id}: column {name!r} is missing; a null is allowed")
-    value = row.fields[name]
+class _Row(NamedTuple):
+    """One candidate of a JSON Lines file, and its place there."""
+
+    asked: Prompt
+    place: str
+    text: str
+    reward: float
+    log_prob: float
+    finished: bool
+
+
+def _row(asked: Prompt, place: str) -> _Row:
+    fields = asked.fields
+    text = fields.get("completion")
+    if not isinstance(text, str):
+        raise ValueError(f"{place}: column 'completion' must be a string, got {text!r:.80}")
+    finished = fields.get("finished")
+    if not isinstance(finished, bool | None):
+        raise ValueError(
+            f"{place}: column 'finished' must be true, false or null, got {finished!r:.80}"
+        )
+    if finished is None:
+        finished = fields.get("finish_reason") != "length"
+    if "reward" not in fields:
+        raise ValueError(f"{place}: column 'reward' is missing; a null is allowed")
+    reward, log_prob = (_number(fields, name, place) for name in ("reward", "log_prob"))
+    return _Row(asked, place, text, reward, log_prob, finished)
+
+
+def _number(fields: Mapping[str, Any], name: str, place: str) -> float:
+    value = fields.get(name)
     if value is None:
         return math.nan
     if not isinstance(value, bool | int | float):
-        raise ValueError(f"{row.id}: column {name!r} must be a number or null, got {value!r:.80}")
+        raise ValueError(f"{place}: column {name!r} must be a number or null, got {value!r:.80}")
     return float(value)

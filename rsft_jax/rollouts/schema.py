@@ -53,7 +53,8 @@ IDENTITY_COLUMNS = (
     Column("law", "string", "the sampling law"),
     Column("key", "string", "random key of the draw, hexadecimal"),
     Column("place", "int32", "number of its prompt under that key"),
-    Column("failed", "bool", "the policy gave no distribution to draw from"),
+    Column("failed", "bool", "no candidate: no distribution to draw it from, or left out"),
+    Column("log_prob", "float64", "of all of it, where that of its tokens is not known, nats"),
     Column("reward_version", "string", "fingerprint of the reward; empty before scoring"),
     Column("rule", "string", "the rule that accepted or rejected it; empty before selection"),
 )

@@ -38,6 +38,33 @@ def test_gguf_float_weights_load_exactly(tmp_path):
     assert tokenizer.render_chat(chat) == tiny_tokenizer().render_chat(chat)
 
 
+def test_gguf_every_end_counts_whatever_the_type_of_its_token(tmp_path):
+    # Files are converted with `<|im_end|>` as a user's token; llama.cpp overrides its type.
+    values = {
+        "tokenizer.ggml.token_type": [1] * 256 + [3, 3, 4],
+        "tokenizer.ggml.eos_token_id": 256,
+        "tokenizer.ggml.eot_token_id": 258,
+        "tokenizer.ggml.eom_token_id": 257,
+        "tokenizer.chat_template.tool_use": "tools",
+        "split.count": 1,
+    }
+    path = write_tiny_gguf(tmp_path / "ends.gguf", values=values)
+    tokenizer = read_gguf(path)[2]
+    assert tokenizer.stop_token_ids == (258, 256, 257)  # the template ends a turn with 258
+    assert tokenizer.decode([72, 258]) == "H"
+    assert tokenizer.encode("<|im_end|>") == list(b"<|im_end|>")
+    assert tokenizer.named_templates == {"tool_use": "tools"}
+
+
+def test_gguf_first_part_of_a_split_model_says_so(tmp_path):
+    # It has the model's header and some of its tensors; later parts have no model's header.
+    path = tmp_path / "part.gguf"
+    key = string("split.count") + struct.pack("<IH", 2, 3)
+    path.write_bytes(header(key, num_keys=1))
+    with pytest.raises(ValueError, match=r"one of 3 parts of a split model; merge them"):
+        load_pretrained(path)
+
+
 def test_gguf_quantized_weights_match_the_packages_own_reader(tmp_path):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", quantized=True)
     ours, theirs = GGUFFile(path), gguf.GGUFReader(path)
@@ -108,6 +135,10 @@ def test_gguf_max_length_is_checked(tmp_path):
         ({"tokenizer.chat_template": 7}, "tokenizer"),
         ({"general.alignment": 3}, "alignment"),
         ({"general.alignment": 0}, "alignment"),
+        ({"split.no": 0, "split.count": 2}, "split.count: this is one of 2 parts of a split model"),
+        ({"general.type": "adapter"}, "general.type: must be 'model', got 'adapter'"),
+        ({"tokenizer.ggml.eot_token_id": 300}, "also_stop"),
+        ({"tokenizer.chat_template.rag": 7}, "chat_template.rag"),
     ],
 )
 def test_gguf_wrong_value_is_refused_by_name(tmp_path, values, message):

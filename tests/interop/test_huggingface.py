@@ -1,6 +1,8 @@
 import json
+import pickle
 import struct
 import tracemalloc
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,13 @@ from safetensors.numpy import load_file, save_file
 
 from rsft_jax.interop.formats.safetensors import SafetensorsFile
 from rsft_jax.interop.pretrained import load_pretrained, save_pretrained
+from rsft_jax.interop.weights import params_from_tensors
+from rsft_jax.models.families.llama import FAMILY as LLAMA
 from rsft_jax.models.transformer import Transformer, stack_layers
 from tests.tiny import CHATML, tiny_config, tiny_params, tiny_tensors, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+TEMPLATE = "chat_template.jinja"
 
 
 @pytest.fixture
@@ -89,15 +96,135 @@ def test_bfloat16_weights_load_as_float32(directory):
         np.testing.assert_array_equal(leaf, rounded)
 
 
-def test_newer_file_layout_of_transformers_is_read(directory):
-    # transformers 5: the template in a file, the rotary base in `rope_parameters`.
-    edit(directory / "tokenizer_config.json", chat_template=...)
-    (directory / "chat_template.jinja").write_text(CHATML)
-    rope = {"rope_theta": 5e5, "rope_type": "default"}
-    edit(directory / "config.json", rope_theta=..., rope_parameters=rope)
-    model, _, tokenizer = load_pretrained(directory)
-    assert model.config.rope_base == 5e5
-    assert tokenizer.chat_template == CHATML
+# As transformers 5.24.0 reads them (`LlamaConfig.from_pretrained`).
+@pytest.mark.parametrize(
+    ("keys", "base"),
+    [
+        ({"rope_theta": 5e5}, 5e5),
+        ({"rope_theta": ...}, 1e4),
+        ({"rope_theta": ..., "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, 5e5),
+        ({"rope_theta": 1e3, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, 5e5),
+        ({"rope_theta": 1e3, "rope_parameters": {"rope_type": "default"}}, 1e3),
+        ({"rope_theta": 1e3, "rope_parameters": {}, "rope_scaling": None}, 1e3),
+        ({"rope_theta": 1e3, "rope_scaling": {"type": "default", "rope_theta": 7e5}}, 7e5),
+    ],
+)
+def test_rotary_base_is_read_as_transformers_reads_it(directory, keys, base):
+    edit(directory / "config.json", **keys)
+    assert load_pretrained(directory).model.config.rope_base == base
+
+
+def test_exported_rotary_base_stands_where_transformers_4_and_5_find_it(tmp_path):
+    # Version 4 knows `rope_theta` alone and takes 10000 where it is missing, without a word; in
+    # version 5 `rope_parameters` and `rope_scaling` would win over it.
+    save_pretrained(tmp_path, Transformer(tiny_config(rope_base=5e5)), tiny_params(), TOKENIZER)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["rope_theta"] == 5e5
+    assert not {"rope_parameters", "rope_scaling"} & set(config)
+    assert load_pretrained(tmp_path).model.config.rope_base == 5e5
+
+
+def as_list(folder, templates):
+    listed = [{"name": name, "template": text} for name, text in templates.items()]
+    edit(folder / "tokenizer_config.json", chat_template=listed)
+
+
+def as_files(folder, templates):
+    # What version 5 writes; such files win over what tokenizer_config.json holds.
+    edit(folder / "tokenizer_config.json", chat_template="stale")
+    (folder / "additional_chat_templates").mkdir()
+    for name, text in templates.items():
+        file = f"additional_chat_templates/{name}.jinja" if name != "default" else TEMPLATE
+        (folder / file).write_text(text)
+
+
+@pytest.mark.parametrize("written", [as_list, as_files])
+def test_named_chat_templates_are_kept(directory, tmp_path, written):
+    written(directory, {"default": CHATML, "tool_use": "tools", "rag": "documents"})
+    for folder in (directory, tmp_path / "again"):
+        model, params, tokenizer = load_pretrained(folder)
+        assert tokenizer.chat_template == CHATML
+        assert tokenizer.named_templates == {"tool_use": "tools", "rag": "documents"}
+        assert pickle.loads(pickle.dumps(tokenizer)).named_templates == tokenizer.named_templates
+        save_pretrained(tmp_path / "again", model, params, tokenizer)
+
+
+def test_one_chat_template_is_read_from_its_file_and_written_as_a_string(directory):
+    assert json.loads((directory / "tokenizer_config.json").read_text())["chat_template"] == CHATML
+    edit(directory / "tokenizer_config.json", chat_template="stale")
+    (directory / TEMPLATE).write_text("new")
+    assert load_pretrained(directory).tokenizer.chat_template == "new"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (7, "must be a string, or a list"),
+        ([{"name": "default", "template": 7}], "must be a string, or a list"),
+        ([{"name": "default", "template": "a"}] * 2, "a name of its own"),
+        ([{"name": "default", "template": "a"}, "b"], "a name of its own"),
+        ([{"name": "rag", "template": "a"}], "must have one named 'default', got 'rag'"),
+    ],
+)
+def test_chat_templates_that_say_nothing_clear_are_refused(directory, value, message):
+    edit(directory / "tokenizer_config.json", chat_template=value)
+    with pytest.raises(ValueError, match=rf"chat_template: .*{message}"):
+        load_pretrained(directory)
+
+
+def add_tensor(folder, name, value):
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {name: value}, folder / "model.safetensors")
+
+
+def test_a_tied_head_may_be_there_again_but_not_be_another(directory):
+    embedding = tiny_tensors()["model.embed_tokens.weight"]
+    add_tensor(directory, "lm_head.weight", embedding)
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(directory).params, tiny_params())
+    other = embedding.copy()
+    other[-1, -1] += 1
+    add_tensor(directory, "lm_head.weight", other)
+    with pytest.raises(ValueError, match=r"lm_head\.weight: differs from model\.embed_tokens"):
+        load_pretrained(directory)
+    # The remedy that the message names.
+    edit(directory / "config.json", tie_word_embeddings=False)
+    head = load_pretrained(directory).params["head"]["kernel"]
+    np.testing.assert_array_equal(head, other.T)
+
+
+def test_stored_rotary_frequencies_must_be_those_of_the_base(directory):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    frequencies = 1e4 ** -(np.arange(0, 16, 2) / 16)
+    for kind in (np.float32, np.float16, jnp.bfloat16):
+        add_tensor(directory, name, frequencies.astype(kind))
+        load_pretrained(directory)
+    for wrong in (frequencies / 2, frequencies[:4]):
+        add_tensor(directory, name, wrong.astype(np.float32))
+        with pytest.raises(ValueError, match="not the rotary frequencies of the base 10000"):
+            load_pretrained(directory)
+
+
+def test_a_transposed_array_is_written_as_what_it_is(tmp_path):
+    # safetensors' writer for NumPy takes the bytes of a view as they lie; no shape tells, where the
+    # matrix is square.
+    params = tiny_params()
+    kernel = params["layers_0"]["attention"]["query"]["kernel"]
+    assert kernel.shape == (64, 64)
+    embedding = np.asarray(params["embedder"]["embedding"])
+    params["embedder"]["embedding"] = np.asfortranarray(embedding)
+    save_pretrained(tmp_path, Transformer(tiny_config()), params, TOKENIZER)
+    tensors = load_file(tmp_path / "model.safetensors")
+    written = tensors["model.layers.0.self_attn.q_proj.weight"]
+    np.testing.assert_array_equal(written, np.asarray(kernel).T)
+    np.testing.assert_array_equal(tensors["model.embed_tokens.weight"], embedding)
+
+
+def test_loaded_parameters_do_not_change_with_the_arrays_they_come_from():
+    tensors = tiny_tensors()
+    params = params_from_tensors(Path("mine"), LLAMA, tiny_config(), tensors)
+    for tensor in tensors.values():
+        tensor[...] = 7
+    jax.tree.map(np.testing.assert_array_equal, params, tiny_params())
 
 
 @pytest.mark.parametrize(
@@ -111,6 +238,9 @@ def test_newer_file_layout_of_transformers_is_read(directory):
         ({"sliding_window": 4096}, "sliding_window"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_type"),
         ({"rope_scaling": 3}, "rope_parameters"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"rope_parameters": {"full": {"rope_theta": 1e3}}}, "must be one for all layers"),
+        ({"rope_scaling": {"type": "linear"}, "rope_parameters": {"rope_type": "default"}}, "type"),
         ({"hidden_size": "64"}, "hidden_size"),
         ({"hidden_size": ...}, "hidden_size"),
         ({"hidden_size": 128}, "needs the shape"),
