@@ -164,6 +164,7 @@ def _tokenizer(file: GGUFFile) -> Tokenizer:
             special_ids=[i for i, k in enumerate(kinds) if k == _CONTROL],
             added_ids=[i for i, k in enumerate(kinds) if k == _USER_DEFINED],
             split_digits=_SPLIT_DIGITS[split],
+            add_bos=bool(file.get("tokenizer.ggml.add_bos_token", False)),
             chat_template=template,
             **ids,
         )
