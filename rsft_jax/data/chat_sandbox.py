@@ -146,7 +146,7 @@ class _Generation(jinja2.ext.Extension):
     is text; names that are set between end there, as in transformers.
     """
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012  as Jinja declares it
 
     def parse(self, parser: Any) -> Any:
         line = next(parser.stream).lineno

@@ -1,5 +1,6 @@
 """The round of a language model in the library: log-probabilities, KL, early stop, the store."""
 
+import dataclasses
 import functools
 
 import jax
@@ -196,6 +197,13 @@ def test_a_store_draws_each_prompt_once(made, tmp_path):
     moved = state.replace(step=1, params=jax.tree.map(lambda leaf: leaf + 1, state.params))
     assert names.name(moved) != names.name(state)
     assert names.source(jax.random.key(9), state) != source
+
+
+def test_a_special_token_can_be_a_string_to_stop_at(made):
+    stopping = dataclasses.replace(made[0], stop=("<|im_end|>",))._stop
+    assert stopping is not None
+    assert stopping(np.array([104, 256, 105])) == 2
+    assert stopping(np.array([*b"<|im_"])) is None
 
 
 def test_prompts_of_two_sets_share_a_width_and_a_long_one_is_named(made):

@@ -1,10 +1,9 @@
 """Flat-list reward functions, both ways."""
 
-import types
-
 import numpy as np
 import pytest
 
+from rsft_jax.data import Prompt
 from rsft_jax.rewards import Term, from_columns, from_text_score, to_columns
 
 COLUMNS = {"2+2": {"answer": "4", "level": 1}, "3+3": {"answer": "6", "level": 2}}
@@ -83,7 +82,7 @@ def test_conversational_reward_sees_the_whole_chat_of_a_prompt():
         seen.extend(zip(prompts, completions))
         return [1.0] * len(prompts)
 
-    row = types.SimpleNamespace(text="system: S\n\nuser: U", messages=chat, fields={})
+    row = Prompt(id="a", text="system: S\n\nuser: U", messages=chat)
     Term("t", from_columns(function, conversational=True))([row], [["x", "y"]])
     says = {text: [{"role": "assistant", "content": text}] for text in "xy"}
     assert seen == [(list(chat), says["x"]), (list(chat), says["y"])]
@@ -97,7 +96,7 @@ def test_flat_reward_is_given_all_messages_of_a_chat():
 
     def reward(prompts, completions):
         seen.append((*prompts, *completions[0]))
-        return [[0.0]]
+        return np.zeros((1, 1))
 
     chat = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
     answer = [{"role": "assistant", "content": "A"}]
