@@ -1,4 +1,4 @@
-"""What a word and a sentence are: the ground of rewards and measures that read a text.
+"""What words, sentences and chats are as text: the ground of rewards and measures that read one.
 
 Standard library alone, so that a process that only reads texts starts in no time.
 """
@@ -6,7 +6,7 @@ Standard library alone, so that a process that only reads texts starts in no tim
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 # Scripts that put no blank between words: Thai, Lao, Burmese, Khmer, Tai, Balinese, Javanese, kana,
 # bopomofo and Chinese characters.
@@ -80,6 +80,19 @@ def split_sentences(text: str) -> list[str]:
         start = end
     sentences = [text[start:end].strip() for start, end in spans]
     return [sentence for sentence in sentences if sentence]
+
+
+def conversation(messages: Sequence[Mapping[str, str]]) -> str:
+    """Returns a chat as one text: a user's only message as it is, else all, with their roles.
+
+    >>> conversation([{"role": "user", "content": "Hi"}])
+    'Hi'
+    >>> conversation([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}])
+    'user: Hi\\n\\nassistant: Yes?'
+    """
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def _sentence_ends(text: str) -> Iterator[int]:

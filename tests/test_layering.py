@@ -26,7 +26,7 @@ LIBRARY = {
     "generation": "types numerics sampling selection",
     "metrics": "types texts numerics",
     "rewards": "types texts numerics",
-    "data": "types numerics",
+    "data": "types texts numerics",
     "rollouts": "types numerics data",
     "models": "types numerics",
     "sharding": "types numerics",

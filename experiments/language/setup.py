@@ -21,7 +21,7 @@ from rsft_jax.types import Params, PRNGKey
 
 from ..settings.schema import LanguageConfig
 from ..terminal.console import Console
-from ..terminal.errors import ConfigError
+from ..terminal.errors import ConfigError, one_line
 from . import make
 from .candidates import ENDED_EARLY
 from .given import Given, check_given, read_given
@@ -135,12 +135,19 @@ def _encoded(
     room = pretrained.model.config.max_length - new_tokens
     try:
         batches = same_width(
-            *(encode_prompts(p, pretrained.tokenizer, room=room) for p in (train, heldout))
+            *(
+                encode_prompts(
+                    prompts,
+                    pretrained.tokenizer,
+                    room=room,
+                    assistant_last=config.data.assistant_last,
+                )
+                for prompts in (train, heldout)
+            )
         )
     except ValueError as error:
-        raise ConfigError(
-            f"data.path: {error}, the policy's context less sampling.max_new_tokens"
-        ) from None
+        text = one_line(error).replace("assistant_last=", "data.assistant_last=")
+        raise ConfigError(f"data.path: {text}") from None
     longest = batches[0].tokens.tokens.shape[1] + new_tokens
     if row_length is not None and row_length < longest:
         raise ConfigError(

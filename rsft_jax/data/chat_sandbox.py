@@ -38,6 +38,11 @@ _FILTERS = frozenset(
     lower map max min reject rejectattr replace reverse round safe select selectattr sort string
     title trim unique upper""".split()  # noqa: SIM905
 )
+# Their result is a part of what they are given, or the same things in a new list: no text of it is
+# longer than what has been paid for, so they pay for the list alone. A template asks for
+# `messages | length` in every turn; paying for the whole chat each time is quadratic in the turns.
+_REARRANGING = frozenset("count d default first last length list reverse sort".split())  # noqa: SIM905
+_MAX_SEPARATOR = 8  # characters, of `tojson`
 
 
 class Budget(threading.local):
@@ -82,6 +87,13 @@ class Budget(threading.local):
             raise ValueError("a namespace cannot be used as a value")
         return value
 
+    def spend_on_outside(self, value: Any) -> Any:
+        """Pays for a value without its parts, which are paid for already, and returns it."""
+        if isinstance(value, (str, bytes, list, tuple, dict)):
+            self.spend(len(value))
+            return value
+        return self.spend_on(value)
+
 
 def compile_template(source: str, budget: Budget) -> Any:
     """Compiles a template in which loops, calls, operators and outputs spend from a budget.
@@ -99,7 +111,7 @@ def compile_template(source: str, budget: Budget) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
         optimized=False,  # folding constants would compute before any budget is set
-        extensions=[jinja2.ext.loopcontrols],
+        extensions=[jinja2.ext.loopcontrols, _Generation],
     )
     for name in list(environment.filters):
         if name not in _FILTERS:
@@ -107,7 +119,12 @@ def compile_template(source: str, budget: Budget) -> Any:
     environment.filters |= {
         name: _guarded(name, function, budget) for name, function in environment.filters.items()
     }
-    environment.filters |= {"_paid": budget.spend_on, "_spend": spend, "tojson": _to_json}
+    environment.filters |= {
+        "_paid": budget.spend_on,
+        "_paid_outside": budget.spend_on_outside,
+        "_spend": spend,
+        "tojson": functools.partial(_to_json, budget),
+    }
     keep = ("range", "dict", "namespace")
     environment.globals = {name: environment.globals[name] for name in keep}
     environment.globals["raise_exception"] = _raise_exception
@@ -120,6 +137,21 @@ def compile_template(source: str, budget: Budget) -> Any:
         return environment.template_class.from_code(environment, code, environment.globals)
     except (jinja2.TemplateError, RecursionError, ValueError) as error:
         raise ValueError(f"the chat template cannot be read: {error}") from error
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}` ... `{% endgeneration %}`, which mark what the assistant says.
+
+    Transformers makes masks of them. Here completions are apart from prompts, and what is between
+    is text; names that are set between end there, as in transformers.
+    """
+
+    tags = {"generation"}  # noqa: RUF012  as Jinja declares it
+
+    def parse(self, parser: Any) -> Any:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body).set_lineno(line)
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
@@ -183,7 +215,9 @@ class _Meter(jinja2.visitor.NodeTransformer):
 
     def visit_Getitem(self, node: Any) -> Any:
         self.generic_visit(node)
-        return _paid(node) if isinstance(node.arg, nodes.Slice) else node
+        if not isinstance(node.arg, nodes.Slice):
+            return node
+        return nodes.Filter(node, "_paid_outside", [], [], None, None)
 
     def visit_List(self, node: Any) -> Any:
         self.generic_visit(node)
@@ -231,8 +265,9 @@ def _guarded(name: str, function: Any, budget: Budget) -> Any:
 
     @functools.wraps(function)
     def filtered(*args: Any, **kwargs: Any) -> Any:
+        pay = budget.spend_on_outside if name in _REARRANGING else budget.spend_on
         for argument in (*args, *kwargs.values()):
-            budget.spend_on(argument)
+            pay(argument)
         if name == "replace":
             text, old, new = (str(argument) for argument in args[1:4])
             budget.spend(_replaced_size(text, old, new))
@@ -243,7 +278,7 @@ def _guarded(name: str, function: Any, budget: Budget) -> Any:
             budget.spend_on(items)
             budget.spend(len(items) * len(glue))
             args = (evaluation, items, *args[2:])
-        return budget.spend_on(function(*args, **kwargs))
+        return pay(function(*args, **kwargs))
 
     return filtered
 
@@ -257,8 +292,39 @@ def _raise_exception(message: str) -> None:
     raise ValueError(message)
 
 
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+def _to_json(
+    budget: Budget,
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """The filter of transformers, whose arguments come in this order; paid for beforehand.
+
+    Characters can become six each (a pair of surrogates twelve), and an indent is written before
+    every item as often as it lies deep.
+    """
     if indent is not None and not 0 <= indent <= 8:
         raise ValueError(f"tojson takes an indent of 0 to 8, got {indent}")
-    settings: dict[str, Any] = {"ensure_ascii": False} | options
-    return json.dumps(value, indent=indent, **settings)
+    if separators is not None and any(len(text) > _MAX_SEPARATOR for text in separators):
+        raise ValueError(f"tojson takes separators of at most {_MAX_SEPARATOR} characters")
+    budget.spend_on(value)
+    if indent is not None:
+        _spend_on_indents(budget, value, indent, indent)
+    text = json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+    budget.spend(len(text))
+    return text
+
+
+def _spend_on_indents(budget: Budget, value: Any, indent: int, margin: int) -> None:
+    if isinstance(value, (dict, list, tuple)):
+        budget.spend((len(value) + 1) * margin)
+        for item in value.values() if isinstance(value, dict) else value:
+            _spend_on_indents(budget, item, indent, margin + indent)

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rsft_jax.texts import conversation
+
 MAX_LINE_BYTES = 1_000_000
 """A longer line is refused without reading the rest of it."""
 
@@ -26,7 +28,8 @@ class Prompt:
 
     Attributes:
       id: unique in its file; `line-000017` for a row of line 17 that gives none.
-      text: the prompt; of a list of messages, the content of the last one.
+      text: the prompt as a reader and a reward see it: the content of a user's only message, and of
+        any other chat all messages with their roles (`rsft_jax.texts.conversation`).
       messages: the prompt as chat messages, each {"role": ..., "content": ...}; a string is one
         message of the user.
       fields: the other columns of the row, such as `split` and `answer`.
@@ -224,7 +227,7 @@ def _parse(
         return SkippedRow(line=number, id=row_id, reason="empty prompt")
     return Prompt(
         id=row_id,
-        text=messages[-1]["content"],
+        text=conversation(messages),
         messages=messages,
         fields={name: value for name, value in row.items() if name not in ("id", "prompt")},
         line=number,

@@ -11,11 +11,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rsft_jax.data.chat import ChatTemplate, Message, check_messages
+from rsft_jax.data.chat import ChatTemplate, Message, check_messages, unused_characters
 from rsft_jax.data.ends import END_TOKENS, end_tokens, text_after_answer
-
-# Characters without a meaning, one of which marks what a message spelled (see `encode_chat`).
-_MARKS = tuple(chr(code) for code in range(0xF0000, 0xF0100))
+from rsft_jax.data.own_specials import own_name, renamed
 
 
 class Tokenizer:
@@ -73,7 +71,9 @@ class Tokenizer:
         if unflagged := _unflagged(self._text, [i for _, i in named if i is not None]):
             self._text = _backend(_flagged(definition, unflagged))
         self._special: Any = None
+        self._renamed: tuple[str, Any] = ("", None)
         added = self._text.get_added_tokens_decoder()
+        self._single_words = {t.content for t in added.values() if t.special and t.single_word}
         self._specials = {token.content: i for i, token in sorted(added.items()) if token.special}
         self.bos_id = bos_id
         self.eos_id = eos_id
@@ -92,6 +92,7 @@ class Tokenizer:
         special_ids: Iterable[int] = (),
         added_ids: Iterable[int] = (),
         split_digits: bool = False,
+        add_bos: bool = False,
         **options: Any,
     ) -> "Tokenizer":
         """Builds a byte-level BPE tokenizer, the form that GGUF files carry, from its lists.
@@ -102,6 +103,7 @@ class Tokenizer:
           special_ids: ids of control tokens.
           added_ids: ids of tokens that are matched whole in any text, but are no control tokens.
           split_digits: whether every digit is a token of its own (SmolLM).
+          add_bos: whether `bos_id`, among the options, begins every text (see `start_ids`).
           **options: ids and chat template, as for `Tokenizer`.
         """
         from tokenizers import AddedToken, decoders, models, pre_tokenizers
@@ -128,6 +130,8 @@ class Tokenizer:
         for ids, special in ((special_ids, True), (added_ids, False)):
             added = [AddedToken(tokens[i], special=special, normalized=False) for i in ids]
             (backend.add_special_tokens if special else backend.add_tokens)(added)
+        if add_bos:
+            _begin_texts_with(backend, tokens, options.get("bos_id"))
         return cls(backend.to_str(), **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -227,14 +231,58 @@ class Tokenizer:
             row[:-1] if len(row) and int(row[-1]) in stops else row for row in rows
         )
 
+    def readings(self, ids: Iterable[int]) -> tuple[str, ...]:
+        """The text of ids as it is shown, and where they hold special tokens also as they spell it.
+
+        A string to stop at may be either.
+        """
+        ids = [int(i) for i in ids]
+        shown = self.decode(ids)
+        if not set(ids).intersection(self._specials.values()):
+            return (shown,)
+        return shown, self.decode(ids, skip_special_tokens=False)
+
+    @functools.cached_property
+    def start_ids(self) -> tuple[int, ...]:
+        """Special tokens that the tokenizer itself begins every text with, such as `bos_id`."""
+        encoded = self._text.encode("a", add_special_tokens=True)
+        mask = encoded.special_tokens_mask
+        return tuple(encoded.ids[: mask.index(0) if 0 in mask else len(mask)])
+
+    def render_prompt(self, text: str) -> str:
+        """A text for a model to go on with, with the special tokens that begin every text spelled.
+
+        The form of a prompt for a model without a chat template.
+        """
+        return "".join(str(self.id_to_token(i)) for i in self.start_ids) + text
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of `render_prompt`; special tokens that the text itself spells are text.
+
+        Raises:
+          ValueError: as `encode`.
+
+        Example:
+          >>> letters = [*byte_alphabet(), "<s>"]
+          >>> base = Tokenizer.from_bpe(letters, [], special_ids=[256], bos_id=256, add_bos=True)
+          >>> base.encode_prompt("a"), base.encode("a")
+          ([256, 97], [97])
+        """
+        return [*self.start_ids, *self.encode(text)]
+
     def render_chat(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_last: bool = False,
     ) -> str:
         """The text of a chat, as the model's template writes it.
 
         Args:
           messages: each with the strings "role" and "content".
           add_generation_prompt: whether the text ends where the assistant's turn begins.
+          continue_last: whether it ends with the words of the last message instead.
 
         Raises:
           ValueError: there is no template, a message is malformed, or the template fails.
@@ -247,47 +295,59 @@ class Tokenizer:
         return self._template.render(
             messages,
             add_generation_prompt=add_generation_prompt,
+            continue_last=continue_last,
             variables={n: self.id_to_token(i) for n, i in names.items() if i is not None},
         )
 
     def encode_chat(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_last: bool = False,
     ) -> list[int]:
         """Ids of a chat; special tokens that messages spell are encoded as text.
 
         Where messages spell none, the result is that of encoding `render_chat` with its special
         tokens recognised. Otherwise each spelled one travels through the template behind a mark
-        that no message contains, so that the template's own stay apart from it.
+        that no message contains, and the template's own go by other names (`own_specials`): they
+        are encoded as they would be without the spelled ones.
 
         Raises:
           ValueError: as `render_chat`.
         """
         check_messages(messages)
+        options: dict[str, Any] = {
+            "add_generation_prompt": add_generation_prompt,
+            "continue_last": continue_last,
+        }
         if not self._specials:
-            return self.encode(
-                self.render_chat(messages, add_generation_prompt=add_generation_prompt)
-            )
+            return self.encode(self.render_chat(messages, **options))
+        # The first one marks the end of the message to go on with.
+        _, lead, mark = unused_characters(messages, 3)
         spelled = "|".join(re.escape(s) for s in sorted(self._specials, key=len, reverse=True))
-        strings = list(_strings(messages))
-        mark = next((m for m in _MARKS if not any(m in s for s in strings)), None)
-        if mark is None:
-            raise ValueError("messages hold all 256 characters that could mark special tokens")
         pattern = re.compile(spelled)
         marked = _map_strings(messages, lambda s: pattern.sub(lambda m: mark + m.group(), s))
-        text = self.render_chat(marked, add_generation_prompt=add_generation_prompt)
+        text = self.render_chat(marked, **options)
         if mark not in text:
             if self._special is None:
                 import tokenizers
 
                 self._special = tokenizers.Tokenizer.from_str(self.definition)
             return self._special.encode(_checked(text), add_special_tokens=False).ids
-        ids, start = [], 0
-        for match in re.finditer(f"{mark}?(?:{spelled})", text):
-            if not match.group().startswith(mark):
-                ids += self.encode(text[start : match.start()].replace(mark, ""))
-                ids.append(self._specials[match.group()])
-                start = match.end()
-        return ids + self.encode(text[start:].replace(mark, ""))
+
+        def own(match: re.Match[str]) -> str:
+            word = match.group()
+            if word[0] == mark:
+                return word[1:]
+            if word in self._single_words and _between_words(match):
+                return word
+            return own_name(lead, self._specials[word])
+
+        text = re.sub(f"{mark}(?:{spelled})|{spelled}", own, text).replace(mark, "")
+        if self._renamed[0] != lead:
+            self._renamed = lead, renamed(self.definition, self._specials, lead)
+        return self._renamed[1].encode(_checked(text), add_special_tokens=False).ids
 
 
 def byte_alphabet() -> list[str]:
@@ -345,6 +405,23 @@ def _flagged(definition: str, tokens: Mapping[int, str]) -> str:
     return json.dumps(content, ensure_ascii=False)
 
 
+def _begin_texts_with(backend: Any, tokens: Sequence[str], bos_id: int | None) -> None:
+    from tokenizers import processors
+
+    if bos_id is None or not 0 <= bos_id < len(tokens):
+        raise ValueError(f"bos_id must be a token where add_bos is true, got {bos_id}")
+    token = tokens[bos_id]
+    backend.post_processor = processors.TemplateProcessing(
+        single=[token, "$A"], pair=[token, "$A", "$B"], special_tokens=[(token, bos_id)]
+    )
+
+
+def _between_words(match: re.Match[str]) -> bool:
+    """Whether a letter, digit or underscore touches a match, which is then no word of its own."""
+    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
+    return re.search(r"\w", before + after) is not None
+
+
 def _rebuild(definition: str, options: dict[str, Any]) -> Tokenizer:
     return Tokenizer(definition, **options)
 
@@ -357,18 +434,6 @@ def _checked(text: str, name: str = "text") -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"{name} has a lone surrogate at character {error.start}") from error
     return text
-
-
-def _strings(value: Any) -> Iterable[str]:
-    """Every string inside nested mappings and sequences."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, Sequence):
-        for item in value:
-            yield from _strings(item)
 
 
 def _map_strings(value: Any, function: Any) -> Any:

@@ -7,7 +7,9 @@ import numpy as np
 from rsft_jax.generation.types import StopFn
 
 
-def stop_strings(decode: Callable[[Sequence[int]], str], strings: Sequence[str]) -> StopFn:
+def stop_strings(
+    decode: Callable[[Sequence[int]], str | Sequence[str]], strings: Sequence[str]
+) -> StopFn:
     """Ends a completion with the token that completes one of some strings.
 
     The text then holds the string, and possibly what else its last token holds. As the tokens of a
@@ -15,7 +17,8 @@ def stop_strings(decode: Callable[[Sequence[int]], str], strings: Sequence[str])
     beyond gives the same completion as a check after every token.
 
     Args:
-      decode: token ids -> text, such as a tokenizer's.
+      decode: token ids -> text, such as a tokenizer's, or several readings of them, in any of which
+        a string may be (`Tokenizer.readings`: special tokens left out, and spelled).
       strings: one or more, none empty.
 
     Returns:
@@ -28,6 +31,9 @@ def stop_strings(decode: Callable[[Sequence[int]], str], strings: Sequence[str])
       >>> stop = stop_strings(lambda ids: "".join(map(chr, ids)), ["end"])
       >>> stop(np.array([ord(c) for c in "the end."])), stop(np.array([101]))
       (7, None)
+      >>> spelled = lambda ids: ("".join(map(chr, ids)), " ".join(map(str, ids)))
+      >>> stop_strings(spelled, ["98"])(np.array([97, 98, 99]))
+      2
     """
     strings = (strings,) if isinstance(strings, str) else tuple(strings)
     if not strings or not all(strings):
@@ -37,8 +43,9 @@ def stop_strings(decode: Callable[[Sequence[int]], str], strings: Sequence[str])
         ids = [int(i) for i in tokens]
 
         def found(count: int) -> bool:
-            text = decode(ids[:count])
-            return any(string in text for string in strings)
+            read = decode(ids[:count])
+            texts = (read,) if isinstance(read, str) else read
+            return any(string in text for text in texts for string in strings)
 
         if not found(len(ids)):
             return None

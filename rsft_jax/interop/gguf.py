@@ -186,6 +186,7 @@ def _tokenizer(file: GGUFFile) -> Tokenizer:
             also_stop=[end for end in ends if end is not None],
             chat_template=templates.pop("", None),
             named_templates=templates,
+            add_bos=bool(file.get("tokenizer.ggml.add_bos_token", False)),
             **ids,
         )
     except (TypeError, AttributeError, ValueError) as error:

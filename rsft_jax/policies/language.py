@@ -305,7 +305,7 @@ class LanguagePolicy:
     def _stop(self) -> StopFn | None:
         if not self.stop:
             return None
-        return stop_strings(lambda ids: self.tokenizer.decode_batch([ids])[0], self.stop)
+        return stop_strings(self.tokenizer.readings, self.stop)
 
     def _drawing(self, prompts: PromptBatch) -> dict[str, Any]:
         """What every way to draw completions of these prompts is given."""

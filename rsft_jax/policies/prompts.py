@@ -1,16 +1,21 @@
 """Prompts in every form that a round needs: as read, as the model sees them, as token ids."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 from rsft_jax.data import Prompt
+from rsft_jax.data.chat import Message
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.generation import Prompts, pad_prompts
 
 # Prompts are padded to a multiple of this: sets of nearly the same length share a compilation.
 _MULTIPLE = 16
+
+
+AssistantLast = Literal["refuse", "continue"]
+"""What becomes of a chat that ends with words of the assistant."""
 
 
 class PromptBatch(NamedTuple):
@@ -52,17 +57,28 @@ class PromptBatch(NamedTuple):
 
 
 def encode_prompts(
-    prompts: Sequence[Prompt | str], tokenizer: Tokenizer, *, room: int
+    prompts: Sequence[Prompt | str],
+    tokenizer: Tokenizer,
+    *,
+    room: int,
+    assistant_last: AssistantLast = "refuse",
 ) -> PromptBatch:
-    """Renders prompts as chats, or as they are for a model without a chat template.
+    """Renders prompts as chats; for a model without a chat template, a text as it is.
+
+    A base model's text begins with what its tokenizer begins every text with
+    (`Tokenizer.encode_prompt`); what a chat begins with, its template writes.
 
     Args:
       prompts: P prompts; a string is one message of the user.
       tokenizer: the policy's.
       room: longest prompt that leaves space for a completion, in tokens.
+      assistant_last: what becomes of a chat that ends with words of the assistant: "refuse" it, or
+        "continue" them, so that a completion is the rest of that message.
 
     Raises:
-      ValueError: for a prompt that is longer, by its id; nothing is cut in silence.
+      ValueError: `assistant_last` is neither; or, by the prompt's id: it is longer, nothing being
+        cut in silence; it is a chat, and there is no template; the template refuses it or leaves a
+        message out; it ends with words of the assistant, which are to be refused.
 
     Example:
       >>> from rsft_jax.data.tokenizer import byte_alphabet
@@ -71,19 +87,23 @@ def encode_prompts(
       >>> batch.tokens.tokens.shape, batch.tokens.lengths.tolist()
       ((2, 16), [4, 11])
     """
+    if assistant_last not in get_args(AssistantLast):
+        allowed = " or ".join(get_args(AssistantLast))
+        raise ValueError(f"assistant_last must be {allowed}, got {assistant_last!r}")
     known = [_as_prompt(prompt, number) for number, prompt in enumerate(prompts)]
     rendered, ids = [], []
     for prompt in known:
-        if tokenizer.chat_template is None:
-            rendered.append(prompt.text)
-            ids.append(tokenizer.encode(prompt.text))
-        else:
-            rendered.append(tokenizer.render_chat(prompt.messages))
-            ids.append(tokenizer.encode_chat(prompt.messages))
-        if not 1 <= len(ids[-1]) <= room:
+        try:
+            text, tokens = _encoded(prompt, tokenizer, assistant_last)
+        except ValueError as error:
+            raise ValueError(f"prompt {prompt.id}: {error}") from error
+        if not 1 <= len(tokens) <= room:
             raise ValueError(
-                f"prompt {prompt.id} has {len(ids[-1])} tokens; there is room for 1 to {room}"
+                f"prompt {prompt.id} has {len(tokens)} tokens; there is room for 1 to {room}, the "
+                "policy's context less the longest completion"
             )
+        rendered.append(text)
+        ids.append(tokens)
     width = min(room, -(-max(map(len, ids)) // _MULTIPLE) * _MULTIPLE)
     places = np.arange(len(known))
     tokens = pad_prompts(ids, width=width)
@@ -102,6 +122,52 @@ def _distinct(draws: np.ndarray, size: int) -> np.ndarray:
             draw += size
         taken[draw] = None
     return np.array(list(taken), draws.dtype)
+
+
+def _encoded(
+    prompt: Prompt, tokenizer: Tokenizer, assistant_last: AssistantLast
+) -> tuple[str, list[int]]:
+    """A prompt as the model sees it, as text and as ids."""
+    roles = [message["role"] for message in prompt.messages]
+    if tokenizer.chat_template is None:
+        if roles != ["user"]:
+            raise ValueError(
+                f"a chat of {', '.join(roles)} needs a chat template, and the policy's tokenizer "
+                "has none; write it as one text"
+            )
+        return tokenizer.render_prompt(prompt.text), tokenizer.encode_prompt(prompt.text)
+    goes_on = roles[-1] == "assistant"
+    if goes_on and assistant_last == "refuse":
+        raise ValueError(
+            "its last message is the assistant's; assistant_last=continue lets completions go on "
+            "with it"
+        )
+    options = {"add_generation_prompt": not goes_on, "continue_last": goes_on}
+    text = tokenizer.render_chat(prompt.messages, **options)
+    for place, message in enumerate(prompt.messages):
+        if message["content"].strip() not in text:
+            _check_written(prompt.messages, place, tokenizer, text, options)
+    return text, tokenizer.encode_chat(prompt.messages, **options)
+
+
+def _check_written(
+    messages: Sequence[Message],
+    place: int,
+    tokenizer: Tokenizer,
+    text: str,
+    options: dict[str, bool],
+) -> None:
+    """Refuses a chat of which the template leaves out a message, whatever it says.
+
+    A template may write a message in other words (without thoughts, in capitals): then other
+    content gives another text.
+    """
+    other = {**messages[place], "content": "x"}
+    if tokenizer.render_chat([*messages[:place], other, *messages[place + 1 :]], **options) == text:
+        raise ValueError(
+            f"the policy's chat template leaves out its message {place}, of the role "
+            f"{messages[place]['role']!r:.40}"
+        )
 
 
 def same_width(*batches: PromptBatch) -> tuple[PromptBatch, ...]:

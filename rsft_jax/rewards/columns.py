@@ -13,6 +13,7 @@ import numpy as np
 
 from rsft_jax.rewards.guarded import as_rewards
 from rsft_jax.rewards.texts import candidates_shape
+from rsft_jax.texts import conversation
 
 if TYPE_CHECKING:
     from rsft_jax.types import RewardFn
@@ -34,8 +35,8 @@ def from_columns(
         items, the N candidates of a prompt side by side. None in its result becomes NaN.
       columns: for each prompt text, its columns, such as {"answer": "42"}
         (`rsft_jax.data.fields_by_text` makes it). All prompts of a call must have the same ones.
-      conversational: pass each prompt as `[{"role": "user", "content": ...}]` and each completion
-        as `[{"role": "assistant", "content": ...}]`.
+      conversational: pass each prompt as its messages (of a bare text, one message of the user)
+        and each completion as `[{"role": "assistant", "content": ...}]`.
 
     >>> def right(prompts, completions, answer, **columns):
     ...     return [float(c == a) for c, a in zip(completions, answer)]
@@ -45,7 +46,11 @@ def from_columns(
            [0., 1.]])
     """
 
-    def reward_fn(prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> np.ndarray:
+    def reward_fn(
+        prompts: Sequence[str],
+        completions: Sequence[Sequence[str]],
+        messages: Sequence[Sequence[Mapping[str, str]]] | None = None,  # a `Term` gives them
+    ) -> np.ndarray:
         shape = candidates_shape(prompts, completions)
         if 0 in shape:
             return np.zeros(shape)
@@ -53,7 +58,9 @@ def from_columns(
         flat_completions: list[Any] = [text for row in completions for text in row]
         extra = _flat_columns(prompts, columns, shape[1])
         if conversational:
-            flat_prompts = [[{"role": "user", "content": text}] for text in flat_prompts]
+            if messages is None:
+                messages = [[{"role": "user", "content": text}] for text in prompts]
+            flat_prompts = [[dict(m) for m in chat] for chat in messages for _ in range(shape[1])]
             flat_completions = [
                 [{"role": "assistant", "content": text}] for text in flat_completions
             ]
@@ -74,7 +81,8 @@ def to_columns(reward_fn: RewardFn) -> Callable[..., list[float]]:
     """Makes a function over flat lists from a `RewardFn`; NaN stays NaN.
 
     Every sample is scored as a prompt with one candidate. Messages are accepted in place of texts:
-    the content of the last one counts. Data columns are ignored.
+    a prompt becomes the text of the whole chat, a completion that of its messages. Data columns
+    are ignored.
 
     >>> from rsft_jax.rewards import from_text_score
     >>> to_columns(from_text_score(len))(prompts=["a", "a"], completions=["x", "yy"], answer=[1, 2])
@@ -83,8 +91,8 @@ def to_columns(reward_fn: RewardFn) -> Callable[..., list[float]]:
 
     def function(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         del columns
-        texts = [_text(prompt) for prompt in prompts]
-        rewards = reward_fn(texts, [[_text(completion)] for completion in completions])
+        texts = [p if isinstance(p, str) else conversation(p) for p in prompts]
+        rewards = reward_fn(texts, [[_completion(completion)] for completion in completions])
         return [float(value) for value in np.asarray(rewards)[:, 0]]
 
     return function
@@ -113,7 +121,8 @@ def _flat_columns(
     return {name: [row[name] for row in rows for _ in range(repeats)] for name in sorted(names)}
 
 
-def _text(value: Any) -> str:
+def _completion(value: Any) -> str:
+    """The text of a completion: of one message of the assistant its content, else of all."""
     if isinstance(value, str):
         return value
-    return value[-1]["content"]
+    return value[0]["content"] if len(value) == 1 else conversation(value)

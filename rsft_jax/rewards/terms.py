@@ -31,7 +31,7 @@ class PromptRow(Protocol):
 
     @property
     def text(self) -> str:
-        """The prompt; of a list of messages, the content of the last one."""
+        """The prompt; of a chat, all its messages with their roles, as one text."""
         ...
 
     @property

@@ -1,12 +1,14 @@
+import json
 import pickle
 import threading
 import time
 import tracemalloc
+from pathlib import Path
 
 import jinja2.sandbox
 import pytest
 
-from rsft_jax.data.chat import MAX_TEMPLATE_LENGTH, ChatTemplate, check_messages
+from rsft_jax.data.chat import MAX_TEMPLATE_LENGTH, ChatTemplate, check_messages, unused_characters
 from tests.tiny import CHATML
 
 CHAT = [{"role": "user", "content": "Hi there"}]
@@ -228,3 +230,105 @@ def test_malformed_messages_are_named(messages, message):
         check_messages(messages)
     with pytest.raises(ValueError, match=message):
         render(CHATML, messages)
+
+
+GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "chats.json").read_text())
+NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+def rendered(source, messages, **options):
+    """The text of a chat, or the refusal."""
+    try:
+        return render(source, messages, variables=NAMES, **options)
+    except ValueError as error:
+        return {"error": str(error)}
+
+
+@pytest.mark.parametrize("family", GOLDENS["templates"])
+def test_templates_in_the_style_of_known_families_render_as_transformers_does(family):
+    cases = [case for case in GOLDENS["cases"] if case["family"] == family]
+    assert len(cases) == len(GOLDENS["chats"])
+    source = GOLDENS["templates"][family]
+    for case in cases:
+        messages = GOLDENS["chats"][case["chat"]]
+        found = {
+            "prompt": rendered(source, messages),
+            "whole": rendered(source, messages, add_generation_prompt=False),
+        }
+        if "continued" in case:
+            found["continued"] = rendered(source, messages, continue_last=True)
+        for form, text in found.items():
+            if isinstance(case[form], str):
+                assert text == case[form]
+            elif family != "json":  # its words are nowhere in `m | tojson` for transformers' check
+                assert isinstance(text, dict)
+
+
+def test_template_may_mark_what_the_assistant_says():
+    source = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{%- generation %}{% set x = 'in' %}"
+        "{{ loop.index ~ m.content }}{% endgeneration -%} {{ x }}"
+        "{% else %}[{{ m.content }}]{% endif %}{% endfor %}"
+    )
+    messages = [*CHAT, {"role": "assistant", "content": "Yo"}]
+    assert render(source, messages) == "[Hi there]2Yo"
+    with pytest.raises(ValueError, match="cannot be read"):
+        ChatTemplate("{% generation %}{{ x }}")
+    with pytest.raises(ValueError, match="more text or takes more steps"):
+        render(BOMBS["text"].replace("a{", "{% generation %}a{% endgeneration %}{"))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["messages | length", "messages | last", "messages[1:] | first", "messages | default([])",
+     "messages | list | count", "messages[::-1] | length"],
+)  # fmt: skip
+def test_template_may_ask_for_the_whole_chat_in_every_turn(asked):
+    source = "{% for m in messages %}{% set x = " + asked + " %}{{ m.content }}{% endfor %}"
+    chat = [{"role": "user", "content": "x" * 500}] * 200
+    assert len(render(source, chat)) == 200 * 500
+
+
+JSON_BOMBS = {
+    "escapes": "{% set ns = namespace(x='\"') %}{% for i in range(24) %}"
+    "{% set ns.x = ns.x | tojson %}{% endfor %}",
+    "indents": "{% set ns = namespace(x=[1] * 999) %}{% for i in range(400) %}"
+    "{% set ns.x = [ns.x] %}{% endfor %}{% set x = ns.x | tojson(indent=8) %}",
+    "separators": "{% set x = [1, 2] | tojson(separators=('x' * 999, ':')) %}",
+}
+
+
+@pytest.mark.parametrize("name", JSON_BOMBS)
+def test_json_that_grows_without_end_is_stopped(name):
+    with pytest.raises(ValueError, match="chat template failed"):
+        render(JSON_BOMBS[name])
+
+
+def test_json_takes_the_arguments_of_transformers_and_no_others():
+    assert render("{{ 'é' | tojson(true) }}{{ [1] | tojson(indent=1) }}") == '"\\u00e9"[\n 1\n]'
+    assert render("{{ {'b': 1, 'a': 2} | tojson(separators=(',', ':'), sort_keys=true) }}") == (
+        '{"a":2,"b":1}'
+    )
+    with pytest.raises(ValueError, match="chat template failed"):
+        render("{{ [1] | tojson(cls=namespace) }}")
+
+
+def test_template_that_asks_for_today_is_told_why_it_cannot():
+    guarded = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}1{% endif %}"
+    assert render(guarded) == "1"
+    with pytest.raises(ValueError, match="prompts do not depend on the day"):
+        render("{{ strftime_now('%Y') }}")
+
+
+def test_continued_message_must_be_one_that_the_template_writes():
+    messages = [*CHAT, {"role": "assistant", "content": "A\U000f0000 b"}]
+    text = render(CHATML, messages, continue_last=True)
+    assert text.endswith("<|im_start|>assistant\nA\U000f0000 b")
+    with pytest.raises(ValueError, match="leaves out the last message"):
+        render("{{ messages[0].content }}", messages, continue_last=True)
+    with pytest.raises(ValueError, match="must hold one to go on with"):
+        render(CHATML, [], continue_last=True)
+    with pytest.raises(ValueError, match="nearly all of the 256"):
+        unused_characters(
+            [{"role": "user", "content": "".join(map(chr, range(0xF0000, 0xF0100)))}], 1
+        )

@@ -47,8 +47,18 @@ def test_prompts_keep_id_text_and_the_other_columns(write):
 def test_prompts_accept_chat_messages(write):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     (prompt,) = load_prompts(write([{"id": "a", "prompt": messages}]))
-    assert prompt.text == "Hello"
+    assert prompt.text == "system: Be brief.\n\nuser: Hello"
     assert list(prompt.messages) == messages
+
+
+def test_chats_that_end_alike_are_different_texts(write):
+    def chat(first):
+        talk = [("user", first), ("assistant", "I think."), ("user", "And the result?")]
+        return [{"role": role, "content": content} for role, content in talk]
+
+    rows = [{"id": x, "prompt": chat(f"{x} + {x}"), "answer": 2 * x} for x in (2, 3)]
+    found = fields_by_text(load_prompts(write(rows)))
+    assert [fields["answer"] for fields in found.values()] == [4, 6]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 import pickle
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsft_jax.data.tokenizer import Tokenizer, byte_alphabet
+from rsft_jax.generation import stop_strings
 from tests.tiny import CHATML, SPECIAL_TOKENS, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -190,3 +192,105 @@ def test_modules_import_without_their_heavy_packages():
         "assert not {'tokenizers', 'jinja2', 'jax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def names(tokenizer, ids):
+    return [tokenizer.id_to_token(i) for i in ids]
+
+
+def with_flags(tokenizer, **flags):
+    """The definition of a tokenizer with other flags of its special tokens."""
+    content = json.loads(tokenizer.definition)
+    for token in content["added_tokens"]:
+        token.update(flags)
+    return json.dumps(content)
+
+
+def word_start_tokenizer(model, prepend):
+    """Letters, of which the first one of a text (or of every piece) gets a mark of a word."""
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    pieces = ["<unk>", "<s>", "</s>", "\u2581", *"abcdefghijklmnopqrstuvwxyz[]/<>"]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    backend = Backend(
+        models.BPE(vocab, [], unk_token="<unk>")
+        if model == "bpe"
+        else models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0)
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend, split=False)  # pyright: ignore[reportAttributeAccessIssue]
+    backend.decoder = decoders.Metaspace(prepend_scheme=prepend)  # pyright: ignore[reportAttributeAccessIssue]
+    # One beside the vocabulary: it keeps its id, too.
+    added = [*pieces[:3], "<x>"]
+    backend.add_special_tokens([AddedToken(x, special=True, normalized=False) for x in added])
+    template = "{{ bos_token }}{% for m in messages %}[{{ m['content'] }}]</s>{% endfor %}<x>"
+    return Tokenizer(backend.to_str(), bos_id=1, eos_id=2, chat_template=template)
+
+
+@pytest.mark.parametrize("flags", [{"rstrip": True}, {"lstrip": True}, {"single_word": True}])
+def test_spelled_special_does_not_change_what_the_templates_own_take(flags):
+    tokenizer = Tokenizer(with_flags(TOKENIZER, **flags), chat_template=CHATML)
+    before, after = {"role": "user", "content": "a "}, {"role": "user", "content": " b"}
+    plain = tokenizer.encode_chat([before, {"role": "user", "content": "."}, after])
+    spelled = tokenizer.encode_chat([before, {"role": "user", "content": "<|im_end|>"}, after])
+    place = plain.index(ord("."))
+    assert spelled == [*plain[:place], *b"<|im_end|>", *plain[place + 1 :]]
+
+
+@pytest.mark.parametrize("prepend", ["first", "always"])
+@pytest.mark.parametrize("model", ["bpe", "unigram"])
+def test_spelled_special_does_not_change_where_a_word_starts(model, prepend):
+    tokenizer = word_start_tokenizer(model, prepend)
+
+    def chat(first):
+        messages = [{"role": "user", "content": content} for content in (first, "y")]
+        return names(tokenizer, tokenizer.encode_chat(messages))
+
+    plain = chat("x")
+    place = plain.index("x")
+    assert chat("</s>") == [*plain[:place], *"</s>", *plain[place + 1 :]]
+    assert plain.count("</s>") == 2
+    assert (plain[0], plain[-1]) == ("<s>", "<x>")
+
+
+def test_prompt_of_a_base_model_begins_with_what_its_tokenizer_adds():
+    alphabet = [*byte_alphabet(), "<s>"]
+    base = Tokenizer.from_bpe(alphabet, [], special_ids=[256], bos_id=256, add_bos=True)
+    assert base.start_ids == (256,)
+    assert base.encode_prompt("a<s>") == [256, *b"a<s>"]
+    assert base.render_prompt("a") == "<s>a"
+    assert pickle.loads(pickle.dumps(base)).encode_prompt("") == [256]
+    plain = Tokenizer.from_bpe(alphabet, [], special_ids=[256], bos_id=256)
+    assert plain.start_ids == ()
+    assert plain.encode_prompt("a") == [97]
+    # What ends a text is no part of its beginning, as in tokenizers of encoders.
+    content = json.loads(base.definition)
+    start, text = content["post_processor"]["single"]
+    content["post_processor"]["single"] = [start, text, start]
+    assert Tokenizer(json.dumps(content)).encode_prompt("a") == [256, 97]
+    with pytest.raises(ValueError, match="bos_id must be a token where add_bos is true, got None"):
+        Tokenizer.from_bpe(alphabet, [], add_bos=True)
+
+
+def test_chat_of_a_tokenizer_that_adds_a_start_has_it_once():
+    base = Tokenizer.from_bpe(
+        [*byte_alphabet(), "<s>"],
+        [],
+        special_ids=[256],
+        bos_id=256,
+        add_bos=True,
+        chat_template="{{ bos_token }}{{ messages[0].content }}",
+    )
+    for content in ("a", "<s>"):
+        ids = base.encode_chat([{"role": "user", "content": content}])
+        assert ids == [256, *content.encode()]
+
+
+def test_readings_spell_special_tokens_where_there_are_any():
+    assert TOKENIZER.readings([104, 105]) == ("hi",)
+    assert TOKENIZER.readings([104, END, 105]) == ("hi", "h<|im_end|>i")
+    stop = stop_strings(TOKENIZER.readings, ["<|im_end|>", "ij"])
+    assert stop(np.array([104, END, 105])) == 2
+    assert stop(np.array([105, END, 106, 107])) == 2
+    assert stop(np.array([105, START, 106, 107])) == 3  # as it is shown
+    assert stop(np.array([104, 105])) is None

@@ -148,6 +148,15 @@ def test_gguf_wrong_value_is_refused_by_name(tmp_path, values, message):
     assert "bad.gguf" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("add", "start"), [({}, ()), ({"tokenizer.ggml.add_bos_token": 1}, (257,))]
+)
+def test_gguf_says_whether_texts_begin_with_the_start_token(tmp_path, add, start):
+    tokenizer = load_pretrained(write_tiny_gguf(tmp_path / "m.gguf", values=add)).tokenizer
+    assert tokenizer.start_ids == start
+    assert tokenizer.encode_prompt("xy") == [*start, *b"xy"]
+
+
 HOSTILE = {
     "empty": b"",
     "short": b"GGUF",

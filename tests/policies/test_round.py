@@ -272,6 +272,13 @@ def test_a_store_draws_each_prompt_once(made, tmp_path):
     assert names.source(jax.random.key(9), state) != source
 
 
+def test_a_special_token_can_be_a_string_to_stop_at(made):
+    stopping = dataclasses.replace(made[0], stop=("<|im_end|>",))._stop
+    assert stopping is not None
+    assert stopping(np.array([104, 256, 105])) == 2
+    assert stopping(np.array([*b"<|im_"])) is None
+
+
 def test_prompts_of_two_sets_share_a_width_and_a_long_one_is_named(made):
     policy, _, prompts = made
     short = encode_prompts(["a"], policy.tokenizer, room=64)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rsft_jax.rewards import from_columns, from_text_score, to_columns
+from rsft_jax.data import Prompt
+from rsft_jax.rewards import Term, from_columns, from_text_score, to_columns
 
 COLUMNS = {"2+2": {"answer": "4", "level": 1}, "3+3": {"answer": "6", "level": 2}}
 
@@ -71,3 +72,34 @@ def test_to_columns_takes_messages_and_keeps_nan():
         answer=["1", "2"],
     )
     np.testing.assert_array_equal(values, [np.nan, 3.0])
+
+
+def test_conversational_reward_sees_the_whole_chat_of_a_prompt():
+    chat = ({"role": "system", "content": "S"}, {"role": "user", "content": "U"})
+    seen = []
+
+    def function(prompts, completions, **columns):
+        seen.extend(zip(prompts, completions))
+        return [1.0] * len(prompts)
+
+    row = Prompt(id="a", text="system: S\n\nuser: U", messages=chat)
+    Term("t", from_columns(function, conversational=True))([row], [["x", "y"]])
+    says = {text: [{"role": "assistant", "content": text}] for text in "xy"}
+    assert seen == [(list(chat), says["x"]), (list(chat), says["y"])]
+    seen.clear()
+    from_columns(function, conversational=True)(["U"], [["x"]])
+    assert seen == [([{"role": "user", "content": "U"}], says["x"])]
+
+
+def test_flat_reward_is_given_all_messages_of_a_chat():
+    seen = []
+
+    def reward(prompts, completions):
+        seen.append((*prompts, *completions[0]))
+        return np.zeros((1, 1))
+
+    chat = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
+    answer = [{"role": "assistant", "content": "A"}]
+    to_columns(reward)(prompts=[chat], completions=[answer])
+    to_columns(reward)(prompts=[chat[1:]], completions=["A"])
+    assert seen == [("system: S\n\nuser: U", "A"), ("U", "A")]

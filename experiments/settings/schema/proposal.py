@@ -46,6 +46,8 @@ class DataConfig:
       heldout_split: value of `split` that marks prompts to evaluate on; another than train_split.
       max_train_prompts: use the first so many of the split; null uses all.
       max_heldout_prompts: the same for the held-out ones.
+      assistant_last: what becomes of a chat that ends with words of the assistant: refuse it, or
+        continue them: a completion, and what rewards see as one, is then the rest of that message.
     """
 
     path: str | None
@@ -53,6 +55,7 @@ class DataConfig:
     heldout_split: str
     max_train_prompts: int | None
     max_heldout_prompts: int | None
+    assistant_last: Literal["refuse", "continue"] = "refuse"
 
     def check(self) -> None:
         """Checks the ranges."""
@@ -80,7 +83,8 @@ class SamplingConfig:
       min_new_tokens: no stop token is drawn before so many other tokens.
       repetition_penalty: makes tokens that the prompt or the completion has already less likely,
         as in CTRL; 1 is off.
-      stop_strings: texts that end a completion, beside the policy's stop tokens.
+      stop_strings: texts that end a completion, beside the policy's stop tokens; special tokens,
+        which the text shown leaves out, are found as they are spelled.
       early_stop: draw no more for a prompt once selection.budget of its candidates are accepted;
         num_candidates is then the most that are drawn. What is accepted is the same, unless a
         reward of your own compares the candidates of a prompt: it is given one at a time.

@@ -125,6 +125,11 @@ GOOD = LINE % ("a", "train") + LINE % ("b", "heldout")
         ),  # 34
         (b"\x80PNG\x00\xff", ["data.path"]),
         ("[1, 2]\n", ["data.path", "1"]),
+        (
+            GOOD + '{"id": "c", "split": "heldout", "prompt": [{"role": "user", "content": "Hi"}, '
+            '{"role": "assistant", "content": "Well,"}]}\n',
+            ["prompt c: its last message", "data.assistant_last=continue"],
+        ),
     ],
 )
 def test_prompts_that_cannot_be_used_are_refused(capsys, content, parts):
