@@ -32,7 +32,8 @@ LIBRARY = {
     "sharding": "types numerics",
     "training": "types numerics models sharding",
     "interop": "types numerics data models",
-    "rounds": "types numerics generation selection",
+    "round_types": "types selection",
+    "rounds": "types numerics generation round_types selection",
     "policies": "types numerics data generation interop metrics models rewards rollouts rounds"
     " sampling selection sharding training",
     "populations": "types numerics rounds sampling selection sharding",

@@ -65,10 +65,6 @@ class SelectionConfig(Open):
         """The budget: how many of the candidates that are accepted a prompt keeps; None for all."""
         return None
 
-    def most_accepted(self, num_candidates: int) -> int:
-        """The most candidates of one prompt, out of N, that can be accepted."""
-        return self.limit() or num_candidates
-
     def judges_each(self) -> bool:
         """Whether each candidate is judged by itself, by what the settings tell.
 
@@ -112,10 +108,6 @@ class CountedConfig(SelectionConfig):
         """Checks k."""
         allowed = f"from 1 to sampling.num_candidates = {num_candidates}"
         checks.check(1 <= self.k <= num_candidates, "selection.k", self.k, allowed)
-
-    def most_accepted(self, num_candidates: int) -> int:
-        """k, whatever N is."""
-        return self.k
 
 
 @dataclass(frozen=True, kw_only=True)

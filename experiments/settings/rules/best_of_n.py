@@ -21,7 +21,3 @@ class BestOfN(SelectionConfig):
         from rsft_jax import selection
 
         return selection.best_of_n()
-
-    def most_accepted(self, num_candidates: int) -> int:
-        """One."""
-        return 1
