@@ -45,7 +45,7 @@ def tell(report: RoundReport, kl: np.ndarray) -> None:
     accepted = np.asarray(report.collected.selection.accepted)
     print(
         f"round {report.round}: {report.num_accepted} of {rewards.size} accepted; reward drawn "
-        f"{np.nanmean(rewards):.3f}, KL to the start {kl.mean():.2f} nats a text"
+        f"{np.nanmean(rewards):.3f}, KL to the start {kl.mean():z.2f} nats a text"
     )
     for text in np.array(report.info.score.texts, object)[accepted][:1]:
         reward, loss = rewards[accepted].mean(), report.metrics["loss_last"]

@@ -151,22 +151,31 @@ def to_rows(
 def from_rows(rows: Rollouts) -> list[Record]:
     """The records that rows of a rollout file hold, one for each round and arm.
 
-    The verdict is left out: whoever asks for candidates is about to judge them.
+    The verdict is left out: whoever asks for candidates is about to judge them. A prompt that was
+    drawn twice in a round, in two places, is two prompts again.
     """
-    by_record: dict[tuple[int, str], dict[str, list[int]]] = {}
-    for row, (round_, arm, prompt) in enumerate(zip(rows["round"], rows["arm"], rows["prompt_id"])):
-        by_record.setdefault((int(round_), arm), {}).setdefault(prompt, []).append(row)
-    return [_record(rows, *name, by_prompt) for name, by_prompt in by_record.items()]
+    places = rows.columns.get("place", np.zeros(rows.num_rows, int))
+    by_record: dict[tuple[int, str], dict[tuple[str, int], list[int]]] = {}
+    for row, (round_, arm) in enumerate(zip(rows["round"], rows["arm"])):
+        draw = (rows["prompt_id"][row], int(places[row]))
+        by_record.setdefault((int(round_), arm), {}).setdefault(draw, []).append(row)
+    return [_record(rows, *name, by_draw) for name, by_draw in by_record.items()]
 
 
-def _record(rows: Rollouts, round_: int, arm: str, by_prompt: dict[str, list[int]]) -> Record:
-    numbered = [[(int(rows["candidate"][row]), row) for row in some] for some in by_prompt.values()]
-    num = 1 + max(candidate for some in numbered for candidate, _ in some)
-    shape = (len(numbered), num)
+def _record(
+    rows: Rollouts, round_: int, arm: str, by_draw: dict[tuple[str, int], list[int]]
+) -> Record:
+    names = [name for name, _ in by_draw]
+    visits = np.array([names[:i].count(name) for i, name in enumerate(names)])
+    first = [some[0] for some in by_draw.values()]
+    # Candidates of a further visit are numbered on from those of the visits before it.
+    start = np.where(visits > 0, np.asarray(rows["candidate"])[first], 0)
+    numbers_of = [np.asarray(rows["candidate"])[some] for some in by_draw.values()]
+    num = 1 + max(int((own - begin).max()) for own, begin in zip(numbers_of, start))
+    shape = (len(names), num)
     index = np.full(shape, -1)
-    for i, some in enumerate(numbered):
-        for candidate, row in some:
-            index[i, candidate] = row
+    for i, some in enumerate(by_draw.values()):
+        index[i, numbers_of[i] - start[i]] = some
     drawn = index >= 0
 
     def gathered(values: Any, missing: Any) -> np.ndarray:
@@ -181,10 +190,9 @@ def _record(rows: Rollouts, round_: int, arm: str, by_prompt: dict[str, list[int
     log_prob = _totals(rows["log_probs"])
     if "log_prob" in rows.columns:
         log_prob = np.where(np.isnan(log_prob), np.asarray(rows["log_prob"]), log_prob)
-    first = [some[0][1] for some in numbered]
     places, failed = rows.columns.get("place"), rows.columns.get("failed")
     return Record(
-        prompt_ids=list(by_prompt),
+        prompt_ids=names,
         prompts=[rows["prompt"][row] for row in first],
         places=np.arange(shape[0]) if places is None else np.asarray(places)[first],
         texts=listed(rows["completion"], ""),
@@ -197,6 +205,7 @@ def _record(rows: Rollouts, round_: int, arm: str, by_prompt: dict[str, list[int
         reward=numbers(rows["reward"]),
         judge=numbers(rows["judge"]),
         terms={name: numbers(rows[f"{TERM_PREFIX}{name}"]) for name in rows.terms},
+        visits=visits if visits.any() else None,
         round=round_,
         arm=arm,
     )

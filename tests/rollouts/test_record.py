@@ -67,6 +67,21 @@ def test_a_record_becomes_rows_and_the_rows_the_same_record(tmp_path):
     assert [[list(map(int, t)) for t in row] for row in again.tokens] == record.tokens
 
 
+def test_a_prompt_drawn_twice_in_a_round_is_two_prompts_again(tmp_path):
+    # In two places of a batch: candidates 0 to 2 are the first draw's, 3 and on the second's.
+    record = _record(prompt_ids=["a", "a"], prompts=["A", "A"], visits=np.array([0, 1]))
+    rows = to_rows(record, {"place": [4, 4, 4, 1, 1, 1]})
+    assert rows["candidate"] == [0, 1, 2, 3, 4]
+    (again,) = from_rows(read_rollouts(write_rollouts(tmp_path / "one.parquet", rows)))
+    assert again.prompt_ids == ["a", "a"]
+    assert again.visits is not None
+    assert again.visits.tolist() == [0, 1]
+    assert again.texts == record.texts
+    np.testing.assert_array_equal(again.places, record.places)
+    np.testing.assert_array_equal(again.drawn, record.drawn)
+    assert to_rows(again, {"place": [4, 4, 4, 1, 1, 1]})["candidate"] == rows["candidate"]
+
+
 def test_rows_hold_the_verdict_and_rounds_and_arms_are_records_of_their_own(tmp_path):
     shape = (2, 3)
     accepted = np.array([[True, False, True], [True, False, False]])
