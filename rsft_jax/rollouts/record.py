@@ -222,7 +222,8 @@ def read_jsonl(path: str | Path) -> Record:
         {"prompt": "Tell me ...", "completion": "Once ...", "reward": 0.7, "log_prob": -41.2}
 
     A reward may be null. `id` is the prompt's: the rows of a prompt may share one, or have their
-    own; the first is taken. May be left out: `log_prob`, of the whole completion in nats under the
+    own; the first is taken. A column that says different things of one prompt is the candidates',
+    not the prompt's: no reward can read it. May be left out: `log_prob`, of the whole completion in nats under the
     very law that it was drawn from (servers often record it before temperature and cuts); and
     `finished`, false where the completion was cut, for which a `finish_reason` of "length" serves.
 
@@ -248,7 +249,7 @@ def read_jsonl(path: str | Path) -> Record:
         for j, row in enumerate(rows):
             rewards[i, j], log_prob[i, j], finished[i, j] = row.reward, row.log_prob, row.finished
             drawn[i, j] = True
-    prompts = [rows[0].asked for rows in by_prompt.values()]
+    prompts = [_prompt_of(rows) for rows in by_prompt.values()]
     return Record(
         prompt_ids=[prompt.id for prompt in prompts],
         prompts=[prompt.text for prompt in prompts],
@@ -277,6 +278,17 @@ class _Row(NamedTuple):
     reward: float
     log_prob: float
     finished: bool
+
+
+def _prompt_of(rows: Sequence[_Row]) -> Prompt:
+    """The prompt that rows share, with the columns that all who have them agree on."""
+    asked = rows[0].asked
+    fields = {
+        name: value
+        for name, value in asked.fields.items()
+        if all(row.asked.fields.get(name, value) == value for row in rows)
+    }
+    return dataclasses.replace(asked, fields=fields)
 
 
 def _row(asked: Prompt, place: str) -> _Row:

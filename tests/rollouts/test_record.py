@@ -110,6 +110,20 @@ def test_texts_alone_do_not_become_rows():
         to_rows(_record(tokens=None))
 
 
+def test_a_column_that_differs_between_rows_of_a_prompt_is_not_the_prompts(tmp_path):
+    path = tmp_path / "theirs.jsonl"
+    lines = [
+        {"prompt": "2+2", "completion": "4", "reward": 1, "answer": "4", "model": "a"},
+        {"prompt": "2+2", "completion": "5", "reward": 0, "answer": "4", "model": "b"},
+        {"prompt": "2+3", "completion": "5", "reward": 1, "answer": "5", "model": "b"},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second = read_jsonl(path).asked or []
+    assert first.fields["answer"] == "4"
+    assert "model" not in first.fields  # and not the first row's: "a" is untrue of the second
+    assert second.fields["model"] == "b"
+
+
 def test_candidates_of_a_json_lines_file_are_grouped_by_prompt(tmp_path):
     path = tmp_path / "theirs.jsonl"
     lines = [
