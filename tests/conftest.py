@@ -45,6 +45,41 @@ def _num_maps() -> int:
         return _MANY_MAPS
 
 
+# XLA's optimizations are half of what these cost: small programs, many of them, run a few times.
+# They stay on where hundreds of thousands are drawn, where a whole run is made, and where results
+# must have the same bits whatever the shapes or devices, which depends on how loops are compiled.
+_UNOPTIMIZED = "jax_disable_most_optimizations"
+_COMPILED_QUICKLY = (
+    "generation/test_law.py",
+    "generation/test_masks.py",
+    "generation/test_pruning.py",
+    "generation/test_speculative.py",
+    "policies/",
+    "sampling/test_contract.py",
+    "sampling/test_diagnostics.py",
+    "sampling/test_envelopes.py",
+    "sampling/test_identities.py",
+    "sampling/test_pareto.py",
+    "sampling/test_resampling.py",
+    "sampling/test_sharding.py",
+    "sampling/test_speculative.py",
+    "selection/",
+    "test_populations.py",
+    "test_rounds.py",
+    "training/",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_quickly(request: pytest.FixtureRequest):
+    """Leaves out optimizations in files that compile more than they compute."""
+    place = request.path.relative_to(Path(__file__).parent).as_posix()
+    quickly = place.startswith(_COMPILED_QUICKLY)
+    if quickly != jax.config.read(_UNOPTIMIZED):
+        jax.clear_caches()  # what the files before have compiled is of the other kind
+        jax.config.update(_UNOPTIMIZED, quickly)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_compiled_programs():
     """Drops what files have compiled once it is much."""

@@ -223,9 +223,10 @@ def read_jsonl(path: str | Path) -> Record:
 
     A reward may be null. `id` is the prompt's: the rows of a prompt may share one, or have their
     own; the first is taken. A column that says different things of one prompt is the candidates',
-    not the prompt's: no reward can read it. May be left out: `log_prob`, of the whole completion in nats under the
-    very law that it was drawn from (servers often record it before temperature and cuts); and
-    `finished`, false where the completion was cut, for which a `finish_reason` of "length" serves.
+    not the prompt's: no reward can read it. May be left out: `log_prob`, of the whole completion in
+    nats under the very law that it was drawn from (servers often record it before temperature and
+    cuts); and `finished`, false where the completion was cut, for which a `finish_reason` of
+    "length" serves.
 
     Raises:
       FileNotFoundError: no such file.
