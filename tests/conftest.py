@@ -54,6 +54,7 @@ _COMPILED_QUICKLY = (
     "generation/test_masks.py",
     "generation/test_pruning.py",
     "generation/test_speculative.py",
+    "interop/test_family_parity.py",
     "policies/",
     "sampling/test_contract.py",
     "sampling/test_diagnostics.py",

@@ -7,8 +7,8 @@ import numpy as np
 
 from rsft_jax.data.tokenizer import Tokenizer, byte_alphabet
 from rsft_jax.interop.weights import params_from_tensors
+from rsft_jax.models.config import TransformerConfig
 from rsft_jax.models.families.llama import FAMILY as LLAMA
-from rsft_jax.models.transformer import TransformerConfig
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -115,7 +115,7 @@ def write_tiny_gguf(
         "llama.feed_forward_length": c.d_ff,
         "llama.attention.head_count": c.num_heads,
         "llama.attention.head_count_kv": c.num_kv_heads,
-        "llama.rope.freq_base": c.rope_base,
+        "llama.rope.freq_base": c.kinds[0].rope.base,
         "llama.attention.layer_norm_rms_epsilon": c.norm_eps,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",

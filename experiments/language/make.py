@@ -141,6 +141,7 @@ def make_part(settings: schema.TrainingConfig, key: PRNGKey) -> training.Part:
         case schema.AllParameters():
             return training.all_parameters(remat=remat)
         case schema.Lora(rank=rank, alpha=alpha, targets=targets, dropout=dropout):
+            targets = None if targets == ("all",) else targets
             return training.lora(
                 key, rank=rank, alpha=alpha, targets=targets, dropout=dropout, remat=remat
             )

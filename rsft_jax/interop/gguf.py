@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.interop.formats.gguf import GGUFFile
 from rsft_jax.interop.weights import fit_config, make_config, params_from_tensors
+from rsft_jax.models.config import TransformerConfig
 from rsft_jax.models.families import FAMILIES, Family
-from rsft_jax.models.transformer import TransformerConfig
 from rsft_jax.types import Params
 
 
@@ -64,7 +64,7 @@ def _check_whole(file: GGUFFile) -> None:
 
 def _family(file: GGUFFile) -> Family:
     architecture = file.require("general.architecture", str)
-    families = {family.gguf_prefix: family for family in FAMILIES}
+    families = {family.gguf_prefix: family for family in FAMILIES if family.gguf_prefix}
     if architecture not in families:
         known = " or ".join(map(repr, families))
         file.fail("general.architecture", f"only {known} is supported, got {architecture!r:.80}")
@@ -77,11 +77,7 @@ def _config(file: GGUFFile, family: Family) -> TransformerConfig:
         value = file.get(f"{prefix}.{key}", default)
         if value != only:
             file.fail(f"{prefix}.{key}", f"only {only!r} is supported, got {value!r:.80}")
-
-    def read(key: str, kind: type, default: Any = None, /) -> Any:
-        return file.require(f"{prefix}.{key}", kind, default)
-
-    sizes = family.sizes_of_gguf(read)
+    sizes = family.sizes_of_gguf(_Values(file, f"{prefix}."))
     if sizes["num_layers"] > len(file.tensors):
         layers = f"{sizes['num_layers']} layers, but {len(file.tensors)} tensors"
         file.fail(f"{prefix}.block_count", layers)
@@ -89,13 +85,26 @@ def _config(file: GGUFFile, family: Family) -> TransformerConfig:
         key, head_dim = f"{prefix}.{name}", sizes["head_dim"]
         if file.get(key, head_dim) != head_dim:
             file.fail(key, f"must be {head_dim}, got {file.get(key)!r:.80}")
-    (embedding,) = family.first
     return make_config(
         file.path,
+        family,
         **sizes,
-        vocab_size=file.info(embedding.gguf).shape[0],
+        vocab_size=file.info(family.first[0].gguf).shape[0],
         tie_embeddings=not any(w.gguf in file.tensors for w in family.last if w.untied),
     )
+
+
+class _Values:
+    """The values of a header under a prefix, each of the type that is asked for; see `Values`."""
+
+    def __init__(self, file: GGUFFile, prefix: str) -> None:
+        self._file, self._prefix = file, prefix
+
+    def __call__(self, key: str, kind: type, default: Any = None, /) -> Any:
+        return self._file.require(self._prefix + key, kind, default)
+
+    def fail(self, key: str, reason: str, /) -> NoReturn:
+        self._file.fail(self._prefix + key, reason)
 
 
 class _Tensors(Mapping[str, Any]):
@@ -103,11 +112,9 @@ class _Tensors(Mapping[str, Any]):
 
     def __init__(self, file: GGUFFile, family: Family, config: TransformerConfig) -> None:
         self._file, self._family, self._config = file, family, config
-        self._names = {
-            weight.huggingface: weight.gguf
-            for weight in family.weights(config)
-            if weight.gguf in file.tensors
-        }
+        weights = [weight for weight in family.weights(config) if weight.gguf in file.tensors]
+        self._names = {weight.huggingface: weight.gguf for weight in weights}
+        self._as_they_lie = {weight.huggingface for weight in weights if weight.as_it_lies}
         unknown = sorted(set(file.tensors) - set(self._names.values()))
         if unknown:
             file.fail(f"{unknown[0]:.80}", f"a {family.name} model has no such tensor")
@@ -117,7 +124,7 @@ class _Tensors(Mapping[str, Any]):
         for ending, heads in self._family.interleaved.items():
             if name.endswith(ending):
                 return unpermute(tensor, getattr(self._config, heads))
-        return tensor
+        return tensor.T if name in self._as_they_lie else tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -20,14 +20,14 @@ from rsft_jax.interop.formats.text_files import read_json, write_json
 from rsft_jax.interop.huggingface_tokenizer import read_tokenizer, write_tokenizer
 from rsft_jax.interop.model_folder import INDEX, WEIGHTS, check_one_model, older_files
 from rsft_jax.interop.weights import (
+    family_of,
     fit_config,
     make_config,
     params_from_tensors,
     tensors_from_params,
 )
+from rsft_jax.models.config import TransformerConfig
 from rsft_jax.models.families import FAMILIES, Family
-from rsft_jax.models.families.llama import FAMILY as LLAMA
-from rsft_jax.models.transformer import TransformerConfig
 from rsft_jax.types import Params
 
 
@@ -68,9 +68,9 @@ def write_huggingface(
 ) -> None:
     """Writes a directory that Hugging Face transformers and `read_huggingface` can read.
 
-    Each file appears whole or not at all. The model is written as a Llama, which is what the
-    `Transformer` computes; the base of its rotary positions stands where transformers 4 and 5
-    both find it.
+    Each file appears whole or not at all. The model is written as one of its family
+    (`config.family`); the base of its rotary positions stands where transformers 4 and 5 both find
+    it.
 
     Args:
       path: the directory; it is created if needed. A model in it is replaced whole, the files that
@@ -80,8 +80,9 @@ def write_huggingface(
       tokenizer: the tokenizer, with at most `config.vocab_size` ids.
 
     Raises:
-      ValueError: the parameters do not fit the configuration, the tokenizer is larger, or the
-        directory holds weights in a form that is not written here.
+      ValueError: the parameters do not fit the configuration, files of its family cannot say what
+        it computes, the tokenizer is larger, or the directory holds weights in a form that is not
+        written here.
     """
     from safetensors.numpy import save_file
 
@@ -90,13 +91,14 @@ def write_huggingface(
             f"the tokenizer has {tokenizer.vocab_size} ids, but the model only {config.vocab_size}"
         )
     path = Path(path)
-    tensors = tensors_from_params(LLAMA, config, params)
+    family = family_of(config)
+    tensors = tensors_from_params(family, config, params)
     older_files(path, ())  # refuses before anything is written
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=path) as scratch:
         new = Path(scratch)
         save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
-        write_json(new / "config.json", _config_json(config, tokenizer, tensors))
+        write_json(new / "config.json", _config_json(family, config, tokenizer, tensors))
         write_tokenizer(new, tokenizer, config.max_length)
         # safetensors makes files that only their owner can read.
         (new / WEIGHTS).chmod((new / "config.json").stat().st_mode)
@@ -156,46 +158,33 @@ class _Shards(Mapping[str, np.ndarray]):
 def _config(path: Path, content: Mapping[str, Any]) -> tuple[Family, TransformerConfig]:
     if "auto_map" in content:
         raise ValueError(f"{path}: auto_map: code that comes with a model is not run")
-    raw = {**content, **_rope(path, content)}
+    if content.get("quantization_config"):
+        raise ValueError(f"{path}: quantization_config: quantized weights are not read")
+    families = {model_type: family for family in FAMILIES for model_type in family.model_types}
+    _check_value(path, content, "model_type", None, tuple(families))
+    family = families[content["model_type"]]
+    for key, (default, allowed) in family.json_only.items():
+        _check_value(path, content, key, default, allowed)
+    return family, make_config(path, family, **family.sizes_of_json(_Values(path, content)))
 
-    def read(key: str, kind: type, default: Any = None, /) -> Any:
-        value = raw.get(key)
+
+class _Values:
+    """The values of a `config.json`, each of the type that is asked for; see `Values`."""
+
+    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+        self._path, self._content = path, content
+
+    def __call__(self, key: str, kind: type, default: Any = None, /) -> Any:
+        value = self._content.get(key)
         value = default if value is None else value
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
-            raise ValueError(
-                f"{path}: {key}: must be of the type {kind.__name__}, got {value!r:.80}"
-            )
+            self.fail(key, f"must be of the type {kind.__name__}, got {value!r:.80}")
         return value
 
-    families = {model_type: family for family in FAMILIES for model_type in family.model_types}
-    _check_value(path, raw, "model_type", None, tuple(families))
-    family = families[raw["model_type"]]
-    for key, (default, allowed) in family.json_only.items():
-        _check_value(path, raw, key, default, allowed)
-    sizes = family.sizes_of_json(read)
-    layers = sizes["num_layers"]
-    if layers > 1 << 16:
-        raise ValueError(f"{path}: num_hidden_layers: must be at most {1 << 16}, got {layers}")
-    return family, make_config(path, **sizes)
-
-
-def _rope(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of the rotary positions, as transformers 5 reads them.
-
-    It writes `rope_parameters`; transformers 4 wrote `rope_scaling`, and the base as `rope_theta`.
-    Where several are there, `rope_scaling` wins over `rope_parameters`, and the base in either over
-    the one beside them. (transformers 4 looks at `rope_theta` alone, and takes 10000 without it.)
-    """
-    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    if not isinstance(rope, dict) or any(isinstance(v, dict) for v in rope.values()):
-        # transformers takes the default base where each type of layer has parameters of its own.
-        raise ValueError(f"{path}: rope_parameters: must be one for all layers, got {rope!r:.80}")
-    keys = {"rope_type": rope.get("rope_type", rope.get("type"))}
-    for name in ("rope_theta", "partial_rotary_factor"):
-        keys[name] = raw.get(name) if rope.get(name) is None else rope[name]
-    return keys
+    def fail(self, key: str, reason: str, /) -> NoReturn:
+        raise ValueError(f"{self._path}: {key}: {reason}")
 
 
 def _check_value(
@@ -210,13 +199,16 @@ def _check_value(
 
 
 def _config_json(
-    config: TransformerConfig, tokenizer: Tokenizer, tensors: Mapping[str, np.ndarray]
+    family: Family,
+    config: TransformerConfig,
+    tokenizer: Tokenizer,
+    tensors: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     return {
-        "architectures": [LLAMA.architecture],
-        "model_type": LLAMA.model_types[0],
-        **LLAMA.json_of(config),
-        "torch_dtype": str(tensors["model.norm.weight"].dtype),
+        "architectures": [family.architecture],
+        "model_type": family.model_types[0],
+        **family.json_of(config),
+        "torch_dtype": str(next(iter(tensors.values())).dtype),
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,

@@ -2,28 +2,74 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsft_jax.models.families import Family
-from rsft_jax.models.transformer import TransformerConfig
+from rsft_jax.models.config import TransformerConfig
+from rsft_jax.models.families import FAMILIES, Family
 from rsft_jax.types import Params
 
 
-def make_config(path: Path, **sizes: Any) -> TransformerConfig:
+def make_config(path: Path, family: Family, **sizes: Any) -> TransformerConfig:
     """A configuration from a file's numbers; a ValueError that names the file if they are wrong."""
-    for name in ("rope_base", "norm_eps"):
-        if not (sizes[name] > 0 and math.isfinite(sizes[name])):
-            raise ValueError(f"{path}: {name}: must be positive and finite, got {sizes[name]}")
+    norm_eps = sizes["norm_eps"]
+    if not (norm_eps > 0 and math.isfinite(norm_eps)):
+        raise ValueError(f"{path}: norm_eps: must be positive and finite, got {norm_eps}")
     try:
-        return TransformerConfig(**sizes)
+        return TransformerConfig(**sizes, family=family.name)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def family_of(config: TransformerConfig) -> Family:
+    """The family whose files a model is written to.
+
+    Raises:
+      ValueError: no family has that name, or the model computes what its files cannot say.
+    """
+    names = {family.name: family for family in FAMILIES}
+    if config.family not in names:
+        raise ValueError(f"family must be one of {tuple(names)}, got {config.family!r}")
+    family = names[config.family]
+    sizes = family.sizes_of_json(_Stated(family.json_of(config)))
+    sizes.pop("max_length")  # may have been shortened
+    for name, stated in sizes.items():
+        if stated != (ours := getattr(config, name)):
+            raise ValueError(
+                f"{name}: the files of a {family.name} model cannot say {ours!r:.200}, but "
+                f"{stated!r:.200}"
+            )
+    left = {field.name for field in dataclasses.fields(config)} - set(sizes) - _CHOICES
+    for name in sorted(left):
+        default, ours = TransformerConfig.__dataclass_fields__[name].default, getattr(config, name)
+        if ours != default:
+            raise ValueError(f"{name}: a {family.name} model has {default!r:.80}, not {ours!r:.80}")
+    return family
+
+
+# What a file does not say, because it is no part of the model.
+_CHOICES = {"scan_layers", "frozen_layers", "remat", "lora_dropout", "dtype", "carried_dtype"}
+_CHOICES |= {"cache_dtype", "family", "max_length"}
+
+
+class _Stated:
+    """What a `config.json` that we make says, read back."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self._content = content
+
+    def __call__(self, key: str, kind: type, default: Any = None, /) -> Any:
+        value = self._content.get(key)
+        return kind(default if value is None else value)
+
+    def fail(self, key: str, reason: str, /) -> NoReturn:
+        raise ValueError(f"{key}: {reason}")
 
 
 def fit_config(
@@ -67,20 +113,24 @@ def params_from_tensors(
     by_token = {w.huggingface for w in (*family.first, *family.last) if "vocab" in w.axes}
     params: dict[str, Any] = {}
     for weight in family.weights(config):
-        keys, name, shape = weight.path, weight.huggingface, weight.shape(config)
+        keys, name = weight.path, weight.huggingface
         if name not in tensors:
             raise ValueError(f"{path}: {name}: this tensor is missing")
         tensor = np.asarray(tensors[name])
         if name in by_token:
             tensor = tensor[: config.vocab_size]
-        tensor = tensor.T if keys[-1] == "kernel" else tensor
-        if tensor.shape != shape:
-            raise ValueError(f"{path}: {name}: needs the shape {shape}, got {tensor.shape}")
+        if keys[-1] == "kernel" and not weight.as_it_lies:
+            tensor = tensor.T
+        start, stop, whole = weight.span(config)
+        needed = (*weight.shape(config)[:-1], whole)
+        if tensor.shape != needed:
+            raise ValueError(f"{path}: {name}: needs the shape {needed}, got {tensor.shape}")
         node = params
         for key in keys[:-1]:
             node = node.setdefault(key, {})
         # A copy: the tensor may lie in a mapped file, or in memory that its owner goes on changing.
-        node[keys[-1]] = jnp.array(np.ascontiguousarray(tensor, dtype=np.float32), copy=True)
+        part = np.ascontiguousarray(tensor[..., start:stop], dtype=np.float32)
+        node[keys[-1]] = jnp.array(part, copy=True)
     return params
 
 
@@ -94,10 +144,10 @@ def _check_left_out(
     """
     names = {weight.huggingface for weight in family.weights(config)}
     tied = {w.huggingface for w in family.last if w.untied and config.tie_embeddings}
-    (embedding,) = (weight.huggingface for weight in family.first)
-    half = config.head_dim // 2
-    frequencies = config.rope_base ** -(np.arange(half) / half)
+    embedding = family.first[0].huggingface
     for name in sorted(set(tensors) - names):
+        if any(re.fullmatch(pattern, name) for pattern in family.left_out):
+            continue
         if name in tied:
             same = np.array_equal(tensors[name], tensors.get(embedding, ()))
             reason = (
@@ -105,13 +155,24 @@ def _check_left_out(
                 "to use it, or remove the tensor"
             )
         elif name.endswith("rotary_emb.inv_freq"):
-            found = np.asarray(tensors[name], np.float64)
-            same = found.shape == (half,) and np.allclose(found, frequencies, rtol=0.01, atol=1e-7)
-            reason = f"these are not the rotary frequencies of the base {config.rope_base:g}"
+            same = _turns_so(config, np.asarray(tensors[name], np.float64))
+            reason = "these are not the rotary frequencies that the configuration gives"
         else:
             same, reason = False, f"a {family.name} model has no such tensor"
         if not same:
             raise ValueError(f"{path}: {name:.80}: {reason}")
+
+
+def _turns_so(config: TransformerConfig, frequencies: np.ndarray) -> bool:
+    """Whether all layers turn with these frequencies."""
+    ropes = [kind.rope for kind in config.kinds]
+    for rope in ropes:
+        ours = None if rope is None else rope.frequencies(config.head_dim, config.max_length)
+        if ours is None or ours.shape != frequencies.shape:
+            return False
+        if not np.allclose(frequencies, ours, rtol=0.01, atol=1e-7):
+            return False
+    return True
 
 
 def tensors_from_params(
@@ -129,7 +190,7 @@ def tensors_from_params(
         tuple(str(getattr(key, "key", key)) for key in keys): leaf
         for keys, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
-    tensors = {}
+    parts: dict[str, list[np.ndarray]] = {}
     for weight in family.weights(config):
         keys, shape = weight.path, weight.shape(config)
         if keys not in leaves:
@@ -137,7 +198,13 @@ def tensors_from_params(
         leaf = np.asarray(leaves.pop(keys))
         if leaf.shape != shape:
             raise ValueError(f"params {'/'.join(keys)} needs the shape {shape}, got {leaf.shape}")
-        tensors[weight.huggingface] = np.ascontiguousarray(leaf.T if keys[-1] == "kernel" else leaf)
+        turned = keys[-1] == "kernel" and not weight.as_it_lies
+        parts.setdefault(weight.huggingface, []).append(leaf.T if turned else leaf)
+    stacked = {weight.huggingface: weight.as_it_lies for weight in family.weights(config)}
+    tensors = {
+        name: np.ascontiguousarray(np.concatenate(arrays, axis=-1 if stacked[name] else 0))
+        for name, arrays in parts.items()
+    }
     if leaves:
         raise ValueError(f"params has the unknown leaf {'/'.join(min(leaves))}")
     return tensors

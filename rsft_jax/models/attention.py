@@ -1,4 +1,7 @@
-"""Rotary positions, and attention over whole sequences and over a cache.
+"""Attention over whole sequences and over a cache.
+
+The score of a query and a key is `q k * scale`, perhaps capped to `cap tanh(score / cap)`, and a
+window lets a token see itself and the `window - 1` before it, and no other.
 
 Whole sequences attend in blocks of queries. A block sees the keys up to its end and no others, so
 that most of the square above the diagonal is never computed, and what exists at once is small
@@ -10,11 +13,13 @@ Shapes: B rows, T tokens (both at least 1), S cache columns, H query heads, K ke
 (K divides H), G = H / K, C head width.
 
 References:
-  Su et al. 2021, "RoFormer", https://arxiv.org/abs/2104.09864, section 3.4.
+  Beltagy et al. 2020, "Longformer", https://arxiv.org/abs/2004.05150, section 3.1 (windows).
+  Gemma Team 2024, "Gemma 2", https://arxiv.org/abs/2408.00118, section 2 (capped scores).
   Ainslie et al. 2023, "GQA", https://arxiv.org/abs/2305.13245, section 2.2.
   Dao et al. 2022, "FlashAttention", https://arxiv.org/abs/2205.14135, section 3.1.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import NamedTuple, cast
@@ -25,7 +30,6 @@ from jax import lax
 
 from rsft_jax.models.products import dot
 from rsft_jax.models.remat import save_as_in_rule
-from rsft_jax.numerics.dtypes import wide_dtype
 from rsft_jax.types import Array
 
 ATTENDED = "attended"
@@ -50,40 +54,41 @@ def block_size(tokens: int) -> int:
     return min(max(-(-tokens // _BLOCKS), _SMALLEST), _LARGEST)
 
 
-def rotate(x: Array, positions: Array, base: float) -> Array:
-    """Turns each pair (i, i + C/2) of `[B, T, heads, C]` by `position * base^(-2i/C)` radians."""
-    return cast(Array, _rotate(x, positions, base))
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What is made of the product of a query and a key before the softmax.
+
+    Attributes:
+      scale: the product is multiplied by it; by default `C^-0.5`.
+      cap: scores are brought into (-cap, cap) by `cap tanh(score / cap)`; by default they are not.
+    """
+
+    scale: float | None = None
+    cap: float | None = None
+
+    def of(self, products: Array, width: int) -> Array:
+        """The scores, in the dtype of the products; `width` is C."""
+        scale = width**-0.5 if self.scale is None else self.scale
+        scores = products * jnp.asarray(scale, products.dtype)
+        return scores if self.cap is None else self.cap * jnp.tanh(scores / self.cap)
+
+    def pulled_back(self, dscores: Array, scores: Array, width: int) -> Array:
+        """The gradient of the products, from that of the scores."""
+        if self.cap is not None:
+            dscores = dscores * (1 - jnp.square(scores / self.cap))
+        scale = width**-0.5 if self.scale is None else self.scale
+        return dscores * jnp.asarray(scale, dscores.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _rotate(x: Array, positions: Array, base: float) -> Array:
-    return _turn(x, positions, base, 1)
-
-
-def _turn(x: Array, positions: Array, base: float, direction: int) -> Array:
-    half = x.shape[-1] // 2
-    wide = wide_dtype(x.dtype)
-    frequency = base ** (-jnp.arange(half, dtype=wide) / half)
-    angle = positions[:, :, None, None].astype(wide) * frequency[None, None, None, :]
-    sin, cos = direction * jnp.sin(angle), jnp.cos(angle)
-    first, second = x[..., :half].astype(wide), x[..., half:].astype(wide)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
-
-
-def _rotate_forward(x: Array, positions: Array, base: float) -> tuple[Array, Array]:
-    return _turn(x, positions, base, 1), positions
-
-
-def _rotate_backward(base: float, positions: Array, dy: Array) -> tuple[Array, None]:
-    # The inverse of a turn is its transpose. JAX's own rule pads and adds up halves instead.
-    return _turn(dy, positions, base, -1), None
-
-
-_rotate.defvjp(_rotate_forward, _rotate_backward)
-
-
-def cached_attention(query: Array, keys: Array, values: Array, positions: Array) -> Array:
+def cached_attention(
+    query: Array,
+    keys: Array,
+    values: Array,
+    positions: Array,
+    *,
+    window: int | None = None,
+    scores: Scores = Scores(),
+) -> Array:
     """Attention of new tokens to the columns of a cache up to their own positions.
 
     Args:
@@ -91,27 +96,36 @@ def cached_attention(query: Array, keys: Array, values: Array, positions: Array)
       keys: `[B, K, C, S]`, in the dtype of `values`.
       values: `[B, K, S, C]`.
       positions: `[B, T]` int32 places of the queries.
+      window: how many tokens a token sees, itself included; by default all before it.
+      scores: what is made of the products.
 
     Returns:
       `[B, T, H, C]` in float32 or wider.
     """
     kv_heads = keys.shape[1]
-    scores = dot(_grouped(query, kv_heads).astype(keys.dtype), keys, _dimensions(3, 2))
+    products = dot(_grouped(query, kv_heads).astype(keys.dtype), keys, _dimensions(3, 2))
     columns = jnp.arange(keys.shape[-1], dtype=positions.dtype)
     last = jnp.repeat(positions, query.shape[2] // kv_heads, axis=1)
     visible = columns[None, None, None, :] <= last[:, None, :, None]
-    weights = jax.nn.softmax(_masked(scores * _scale(query), visible), axis=-1)
+    if window is not None:
+        visible = visible & (columns[None, None, None, :] > last[:, None, :, None] - window)
+    weights = jax.nn.softmax(_masked(scores.of(products, query.shape[-1]), visible), axis=-1)
     mixed = dot(weights.astype(values.dtype), values, _dimensions(3, 2))
     return _ungrouped(mixed, query.shape)
 
 
-@jax.custom_vjp
 def causal_attention(
-    query: Array, key: Array, value: Array, segments: Array | None = None
+    query: Array,
+    key: Array,
+    value: Array,
+    segments: Array | None = None,
+    *,
+    window: int | Array | None = None,
+    scores: Scores = Scores(),
 ) -> Array:
     """Attention of whole sequences, each token to itself and to those before it.
 
-        out_t = sum_{s <= t} softmax_s(q_t k_s / sqrt(C)) v_s
+        out_t = sum_{t - window < s <= t} softmax_s(q_t k_s / sqrt(C)) v_s
 
     Args:
       query: `[B, T, H, C]`.
@@ -119,16 +133,41 @@ def causal_attention(
       value: `[B, T, K, C]`.
       segments: `[B, T]` int32; tokens of different segments do not see each other. By default a
         row is one segment.
+      window: how many tokens a token sees, itself included; by default all before it. Blocks
+        of keys beyond a Python integer are not computed; those beyond a traced one are masked.
+      scores: what is made of the products.
 
     Returns:
       `[B, T, H, C]` in the dtype of the query; differentiable once, in reverse mode.
 
     Example:
       >>> ones = jnp.ones((1, 2, 1, 2))
-      >>> causal_attention(ones, ones, jnp.array([[[[1.0, 0]], [[0, 1.0]]]]))[0, :, 0].tolist()
+      >>> value = jnp.array([[[[1.0, 0]], [[0, 1.0]]]])
+      >>> causal_attention(ones, ones, value)[0, :, 0].tolist()
       [[1.0, 0.0], [0.5, 0.5]]
+      >>> causal_attention(ones, ones, value, window=1)[0, :, 0].tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
     """
-    return _attend_forward(query, key, value, segments)[0]
+    fixed = window if isinstance(window, int) else None
+    traced = None if isinstance(window, int) else window
+    return cast(Array, _attend(query, key, value, segments, traced, _Static(scores, fixed)))
+
+
+class _Static(NamedTuple):
+    scores: Scores
+    window: int | None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    segments: Array | None,
+    window: Array | None,
+    static: _Static,
+) -> Array:
+    return _attend_forward(query, key, value, segments, window, static)[0]
 
 
 class _Saved(NamedTuple):
@@ -136,45 +175,53 @@ class _Saved(NamedTuple):
     key: Array
     value: Array
     segments: Array | None
+    window: Array | None
     out: Array
     log_sums: Array  # [B, K, T G] log sum exp of the scores
 
 
 class _Block(NamedTuple):
     rows: slice  # of the T G query rows of a head
-    stop: int  # the keys before it are seen
-    visible: Array  # [1 or B, 1, rows, stop]
+    keys: slice  # of the T keys: no row sees another
+    visible: Array  # [1 or B, 1, rows, keys]
 
 
 def _attend_forward(
-    query: Array, key: Array, value: Array, segments: Array | None = None
+    query: Array,
+    key: Array,
+    value: Array,
+    segments: Array | None,
+    window: Array | None,
+    static: _Static,
 ) -> tuple[Array, _Saved]:
-    kv_heads = key.shape[2]
+    kv_heads, width = key.shape[2:]
     queries = _grouped(query, kv_heads)
     keys, values = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
     mixed, log_sums = [], []
-    for rows, stop, visible in _blocks(query.shape, kv_heads, segments):
-        scores = dot(queries[:, :, rows], keys[:, :, :stop], _dimensions(3, 3))
-        scores = _masked(scores * _scale(query), visible)
+    for rows, seen, visible in _blocks(query.shape, kv_heads, segments, window, static.window):
+        products = dot(queries[:, :, rows], keys[:, :, seen], _dimensions(3, 3))
+        scores = _masked(static.scores.of(products, width), visible)
         highest = jnp.max(scores, axis=-1, keepdims=True)
         exps = jnp.exp(scores - highest)
         total = jnp.sum(exps, axis=-1, keepdims=True)
-        # Divided after the product, where there are C numbers a row and not `stop`.
+        # Divided after the product, where there are C numbers a row and not one for each key.
         exps = exps.astype(value.dtype)
-        mixed.append(dot(exps, values[:, :, :stop], _dimensions(3, 2)) / total)
+        mixed.append(dot(exps, values[:, :, seen], _dimensions(3, 2)) / total)
         log_sums.append((highest + jnp.log(total))[..., 0])
     out = _ungrouped(jnp.concatenate(mixed, axis=2), query.shape).astype(query.dtype)
     out = save_as_in_rule(out, ATTENDED)
     log_sums = save_as_in_rule(jnp.concatenate(log_sums, axis=2), ATTENDED)
-    return out, _Saved(query, key, value, segments, out, log_sums)
+    return out, _Saved(query, key, value, segments, window, out, log_sums)
 
 
-def _attend_backward(saved: _Saved, dout: Array) -> tuple[Array, Array, Array, None]:
+def _attend_backward(
+    static: _Static, saved: _Saved, dout: Array
+) -> tuple[Array, Array, Array, None, None]:
     # With P the weights and dP = dout v^T: dv = P^T dout, dS = P (dP - rowsum(P dP)), dq = dS k and
     # dk = dS^T q; and rowsum(P dP) = out dout^T. The squares are formed as [keys, queries]: so all
     # five products have their operands as they lie, and only the small results are transposed.
-    query, key, value, segments, out, log_sums = saved
-    kv_heads, dtype = key.shape[2], query.dtype
+    query, key, value, segments, window, out, log_sums = saved
+    (kv_heads, width), dtype = key.shape[2:], query.dtype
     wide = log_sums.dtype
     queries, douts = _grouped(query, kv_heads), _grouped(dout, kv_heads)
     keys, values = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
@@ -183,40 +230,53 @@ def _attend_backward(saved: _Saved, dout: Array) -> tuple[Array, Array, Array, N
     inner = _grouped(inner, kv_heads)[..., 0]
     dqueries = []
     dkeys, dvalues = jnp.zeros(keys.shape, wide), jnp.zeros(values.shape, wide)
-    for rows, stop, visible in _blocks(query.shape, kv_heads, segments):
-        scores = dot(keys[:, :, :stop], queries[:, :, rows], _dimensions(3, 3)) * _scale(query)
+    for rows, seen, visible in _blocks(query.shape, kv_heads, segments, window, static.window):
+        products = dot(keys[:, :, seen], queries[:, :, rows], _dimensions(3, 3))
+        scores = static.scores.of(products, width)
         weights = jnp.exp(scores - log_sums[:, :, None, rows])
         weights = jnp.where(jnp.swapaxes(visible, 2, 3), weights, 0)
-        dweights = dot(values[:, :, :stop], douts[:, :, rows], _dimensions(3, 3))
-        dscores = weights * (dweights - inner[:, :, None, rows]) * _scale(query)
-        weights, dscores = weights.astype(dtype), dscores.astype(dtype)
-        dqueries.append(dot(keys_last[..., :stop], dscores, _dimensions(3, 2)))
-        new_dkeys = dot(dscores, queries[:, :, rows], _dimensions(3, 2))
+        dweights = dot(values[:, :, seen], douts[:, :, rows], _dimensions(3, 3))
+        dscores = weights * (dweights - inner[:, :, None, rows])
+        dproducts = static.scores.pulled_back(dscores, scores, width)
+        weights, dproducts = weights.astype(dtype), dproducts.astype(dtype)
+        dqueries.append(dot(keys_last[..., seen], dproducts, _dimensions(3, 2)))
+        new_dkeys = dot(dproducts, queries[:, :, rows], _dimensions(3, 2))
         new_dvalues = dot(weights, douts[:, :, rows], _dimensions(3, 2))
-        dkeys = dkeys.at[:, :, :stop].add(new_dkeys)
-        dvalues = dvalues.at[:, :, :stop].add(new_dvalues)
+        dkeys = dkeys.at[:, :, seen].add(new_dkeys)
+        dvalues = dvalues.at[:, :, seen].add(new_dvalues)
     dquery = _ungrouped(jnp.swapaxes(jnp.concatenate(dqueries, axis=3), 2, 3), query.shape)
     dkey, dvalue = jnp.swapaxes(dkeys, 1, 2), jnp.swapaxes(dvalues, 1, 2)
-    return dquery.astype(dtype), dkey.astype(key.dtype), dvalue.astype(value.dtype), None
+    return dquery.astype(dtype), dkey.astype(key.dtype), dvalue.astype(value.dtype), None, None
 
 
-causal_attention.defvjp(_attend_forward, _attend_backward)
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _blocks(shape: tuple[int, ...], kv_heads: int, segments: Array | None) -> Iterator[_Block]:
+def _blocks(
+    shape: tuple[int, ...],
+    kv_heads: int,
+    segments: Array | None,
+    window: Array | None,
+    fixed_window: int | None,
+) -> Iterator[_Block]:
     _, tokens, heads, _ = shape
     groups = heads // kv_heads
     size = block_size(tokens)
     for start in range(0, tokens, size):
         stop = min(start + size, tokens)
+        first = 0 if fixed_window is None else max(0, start + 1 - fixed_window)
         # From indices, and not a literal, which would be T^2 bytes of the program.
         rows = start + jnp.arange((stop - start) * groups, dtype=jnp.int32) // groups
-        visible = jnp.arange(stop, dtype=jnp.int32)[None, :] <= rows[:, None]
+        columns = jnp.arange(first, stop, dtype=jnp.int32)
+        visible = columns[None, :] <= rows[:, None]
+        for width in (window, fixed_window):
+            if width is not None:
+                visible = visible & (columns[None, :] > rows[:, None] - width)
         visible = visible[None, None]
         if segments is not None:
-            own = segments[:, start:stop, None] == segments[:, None, :stop]
+            own = segments[:, start:stop, None] == segments[:, None, first:stop]
             visible = visible & jnp.repeat(own, groups, axis=1)[:, None]
-        yield _Block(slice(start * groups, stop * groups), stop, visible)
+        yield _Block(slice(start * groups, stop * groups), slice(first, stop), visible)
 
 
 def _grouped(x: Array, kv_heads: int) -> Array:
@@ -235,10 +295,6 @@ def _ungrouped(x: Array, shape: tuple[int, ...]) -> Array:
 
 def _dimensions(left: int, right: int) -> lax.DotDimensionNumbers:
     return ((left,), (right,)), ((0, 1), (0, 1))
-
-
-def _scale(query: Array) -> Array:
-    return jnp.asarray(query.shape[-1] ** -0.5, wide_dtype(query.dtype))
 
 
 def _masked(scores: Array, visible: Array) -> Array:

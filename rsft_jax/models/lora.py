@@ -22,12 +22,20 @@ import jax.numpy as jnp
 from rsft_jax.numerics.checks import check_integer
 from rsft_jax.types import Array, Numeric, Params, PRNGKey
 
-ALL_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
-"""The seven linear maps of a layer."""
+
+def linear_maps(params: Params) -> tuple[str, ...]:
+    """The names of the linear maps of the layers, in alphabetical order.
+
+    Example:
+      >>> params = {"layers_0": {"mlp": {"up": {"kernel": jnp.ones((4, 8))}}}}
+      >>> linear_maps(params | {"head": {"kernel": jnp.ones((4, 9))}})
+      ('up',)
+    """
+    return tuple(sorted({path[-1] for path, _ in _kernels(params) if len(path) > 1}))
 
 
 def init_lora(
-    key: PRNGKey, params: Params, *, rank: int, targets: Collection[str] = ALL_TARGETS
+    key: PRNGKey, params: Params, *, rank: int, targets: Collection[str] | None = None
 ) -> Params:
     """Makes adapters that change nothing yet: b = 0, a ~ Normal(0, 1 / in).
 
@@ -39,7 +47,8 @@ def init_lora(
       key: random key, consumed.
       params: parameters in either layout; kernels are `[in, out]` or `[L, in, out]`.
       rank: r, at least 1.
-      targets: names of the modules to adapt; see `ALL_TARGETS`.
+      targets: names of the modules to adapt; by default all of `linear_maps`, the seven of a
+        Llama's layer: query, key, value, output, gate, up and down.
 
     Returns:
       A tree with `a` `[in, r]` and `b` `[r, out]` (or with a leading L) for each adapted kernel.
@@ -56,6 +65,7 @@ def init_lora(
     check_integer("rank", rank)
     kernels = dict(_kernels(params))
     names = sorted({path[-1] for path in kernels})
+    targets = linear_maps(params) if targets is None else targets
     for target in targets:
         if target not in names:
             near = difflib.get_close_matches(target, names, n=1)

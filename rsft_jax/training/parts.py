@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from rsft_jax.models.lora import ALL_TARGETS, init_lora, merge_lora, scale_lora
-from rsft_jax.models.transformer import TransformerConfig, stack_layers, unstack_layers
+from rsft_jax.models.config import TransformerConfig
+from rsft_jax.models.lora import init_lora, merge_lora, scale_lora
+from rsft_jax.models.transformer import stack_layers, unstack_layers
 from rsft_jax.numerics.checks import check_between, check_integer
 from rsft_jax.types import Array, Params, PRNGKey
 
@@ -58,7 +59,7 @@ def all_parameters(*, remat: str = DEFAULT_REMAT) -> Part:
     """Trains every parameter.
 
     Args:
-      remat: what the backward pass computes again; see `rsft_jax.models.transformer.REMAT`.
+      remat: what the backward pass computes again; see `rsft_jax.models.config.REMAT`.
     """
     return Part(
         split=lambda params: (stack_layers(params), {}),
@@ -75,7 +76,7 @@ def lora(
     *,
     rank: int = 16,
     alpha: float = 32.0,
-    targets: Collection[str] = ALL_TARGETS,
+    targets: Collection[str] | None = None,
     dropout: float = 0.0,
     remat: str = DEFAULT_REMAT,
 ) -> Part:
@@ -88,7 +89,7 @@ def lora(
       key: random key for `a`, consumed; every split of the same parameters draws the same.
       rank: r, at least 1.
       alpha: alpha / rank scales the adapters.
-      targets: names of the adapted modules; see `rsft_jax.models.lora.ALL_TARGETS`.
+      targets: names of the adapted modules; by default all linear maps of the layers.
       dropout: p, in [0, 1); above 0 the train state needs a key, see `create_train_state`.
       remat: see `all_parameters`.
 

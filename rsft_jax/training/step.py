@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rsft_jax.models.transformer import Layer
+from rsft_jax.models.layers import Layer
 from rsft_jax.numerics.checks import check_integer
 from rsft_jax.sharding.rules import TrainShardings
 from rsft_jax.training.batches import Batch, PackedBatch

@@ -121,7 +121,7 @@ def test_gguf_max_length_is_checked(tmp_path):
         ({"llama.attention.head_count": [4, 4]}, "head_count"),
         ({"llama.rope.dimension_count": 8}, "dimension_count"),
         ({"llama.embedding_length": 2**31}, "embed|head_dim|shape"),
-        ({"llama.rope.freq_base": float("nan")}, "rope_base"),
+        ({"llama.rope.freq_base": float("nan")}, "rope base"),
         ({"llama.context_length": "many"}, "context_length"),
         ({"llama.expert_count": 8}, "expert_count"),
         ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model"),

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from rsft_jax.interop.formats.safetensors import SafetensorsFile
 from rsft_jax.interop.pretrained import load_pretrained, save_pretrained
 from rsft_jax.interop.weights import params_from_tensors
+from rsft_jax.models import LayerKind, Rope
 from rsft_jax.models.families.llama import FAMILY as LLAMA
 from rsft_jax.models.transformer import Transformer, stack_layers
 from tests.tiny import CHATML, tiny_config, tiny_params, tiny_tensors, tiny_tokenizer
@@ -111,17 +112,22 @@ def test_bfloat16_weights_load_as_float32(directory):
 )
 def test_rotary_base_is_read_as_transformers_reads_it(directory, keys, base):
     edit(directory / "config.json", **keys)
-    assert load_pretrained(directory).model.config.rope_base == base
+    assert load_pretrained(directory).model.config.kinds[0].rope.base == base
 
 
 def test_exported_rotary_base_stands_where_transformers_4_and_5_find_it(tmp_path):
     # Version 4 knows `rope_theta` alone and takes 10000 where it is missing, without a word; in
     # version 5 `rope_parameters` and `rope_scaling` would win over it.
-    save_pretrained(tmp_path, Transformer(tiny_config(rope_base=5e5)), tiny_params(), TOKENIZER)
+    save_pretrained(
+        tmp_path,
+        Transformer(tiny_config(kinds=(LayerKind(rope=Rope(5e5)),))),
+        tiny_params(),
+        TOKENIZER,
+    )
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["rope_theta"] == 5e5
     assert not {"rope_parameters", "rope_scaling"} & set(config)
-    assert load_pretrained(tmp_path).model.config.rope_base == 5e5
+    assert load_pretrained(tmp_path).model.config.kinds[0].rope.base == 5e5
 
 
 def as_list(folder, templates):

@@ -10,7 +10,7 @@ import pytest
 
 from rsft_jax.experiments.language.assets import fetch
 from rsft_jax.interop import load_pretrained
-from rsft_jax.models.transformer import init_cache, logits_fn
+from rsft_jax.models import init_cache, logits_fn
 
 GOLDENS = json.loads((Path(__file__).parent.parent / "goldens" / "smollm2.json").read_text())
 LIMIT = 1e-3

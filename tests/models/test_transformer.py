@@ -9,6 +9,8 @@ from jax.extend.core import jaxprs_in_params
 from jax.test_util import check_grads
 
 from rsft_jax.models import (
+    LayerKind,
+    Rope,
     Transformer,
     TransformerConfig,
     cache_fn,
@@ -16,12 +18,13 @@ from rsft_jax.models import (
     stack_layers,
     unstack_layers,
 )
+from rsft_jax.models.config import REMAT
+from rsft_jax.models.layers import Dense
 from rsft_jax.models.products import head_product, product
-from rsft_jax.models.transformer import REMAT, Dense
 
 CONFIG = TransformerConfig(
     vocab_size=41, d_model=24, num_layers=3, num_heads=6, num_kv_heads=2, head_dim=4, d_ff=20,
-    rope_base=100.0,
+    kinds=(LayerKind(rope=Rope(100.0)),),
 )  # fmt: skip
 TOKENS = np.random.default_rng(0).integers(0, 41, (3, 11)).astype(np.int32)
 POSITIONS = np.broadcast_to(np.arange(11, dtype=np.int32), TOKENS.shape)
@@ -35,7 +38,7 @@ def _init(config, dtype=jnp.float32):
 def _numpy_forward(params, tokens, config, rope_base=None):
     """The same network written out for one sequence in float64, with loops over heads."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    base = rope_base or config.rope_base
+    base = rope_base or config.kinds[0].rope.base
     c = config.head_dim
     frequency = base ** (-np.arange(c // 2) / (c // 2))
 

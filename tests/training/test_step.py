@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsft_jax.models.transformer import REMAT, Transformer
+from rsft_jax.models.config import REMAT
+from rsft_jax.models.transformer import Transformer
 from rsft_jax.training.batches import Batch
 from rsft_jax.training.losses import LossTerms, completion_loss
 from rsft_jax.training.optimizers import make_optimizer

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
 
-from rsft_jax.models.transformer import Transformer, TransformerConfig
+from rsft_jax.models.config import TransformerConfig
+from rsft_jax.models.transformer import Transformer
 from rsft_jax.training.batches import Batch, make_batches
 from rsft_jax.types import Params
 

@@ -24,14 +24,14 @@ class Lora:
     Attributes:
       rank: r, at least 1.
       alpha: the addition is scaled by alpha / rank; above 0.
-      targets: names of the Dense layers, such as query or up.
+      targets: names of the layers' linear maps, such as query or up; or `all` of them alone.
       dropout: part of an adapter's input that a training step zeroes, in [0, 1).
     """
 
     name: Literal["lora"]
     rank: int
     alpha: float
-    targets: tuple[Literal["query", "key", "value", "output", "gate", "up", "down"], ...]
+    targets: tuple[Literal["all", "query", "key", "value", "output", "gate", "up", "down"], ...]
     dropout: float
 
     def check(self) -> None:
@@ -39,7 +39,8 @@ class Lora:
         checks.at_least("training.part.rank", self.rank, 1)
         checks.positive("training.part.alpha", self.alpha)
         unique = len(self.targets) > 0 and len(set(self.targets)) == len(self.targets)
-        allowed = "at least one name, each once"
+        unique &= self.targets == ("all",) or "all" not in self.targets
+        allowed = "at least one name, each once; or `all` alone"
         checks.check(unique, "training.part.targets", self.targets, allowed)
         is_right = 0 <= self.dropout < 1
         checks.check(is_right, "training.part.dropout", self.dropout, checks.FRACTION)
@@ -112,7 +113,7 @@ class TrainingConfig:
         parameters with this decay per step, in [0, 1); candidates are drawn from the parameters
         themselves. null for no average.
       remat: what the backward pass computes again instead of keeping it: "none"; "dots", all but
-        products and attention; "layers", which keeps least; see `rsft_jax.models.transformer`.
+        products and attention; "layers", which keeps least; see `rsft_jax.models.config`.
     """
 
     part: PartConfig

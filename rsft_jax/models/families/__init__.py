@@ -12,7 +12,7 @@ from rsft_jax.models.families.family import Family, Weight
 FAMILIES: tuple[Family, ...] = tuple(
     importlib.import_module(f"{__name__}.{module.name}").FAMILY
     for module in pkgutil.iter_modules(__path__)
-    if module.name != "family"
+    if module.name != "family" and not module.name.startswith("_")  # what families share
 )
 """Every family, by the name of its file."""
 
