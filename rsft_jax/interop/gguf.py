@@ -8,6 +8,7 @@ import numpy as np
 
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.interop.formats.gguf import GGUFFile
+from rsft_jax.interop.gguf_tokenizer import read_tokenizer
 from rsft_jax.interop.weights import fit_config, make_config, params_from_tensors
 from rsft_jax.models.families import FAMILIES, Family
 from rsft_jax.models.transformer import TransformerConfig
@@ -42,7 +43,7 @@ def read_gguf(
         file.fail(
             "tokenizer.ggml.tokens", f"{tokens} tokens for an embedding of {rows} rows, one each"
         )
-    tokenizer = _tokenizer(file)
+    tokenizer = read_tokenizer(file)
     config = fit_config(file.path, config, tokenizer.vocab_size, max_length)
     params = params_from_tensors(file.path, family, config, _Tensors(file, family, config))
     return config, params, tokenizer
@@ -133,61 +134,23 @@ def unpermute(weight: np.ndarray, num_heads: int) -> np.ndarray:
     (2i, 2i + 1) of each head; here, as in Hugging Face's models, they are rows (i, i + C/2).
 
     Args:
-      weight: `[heads C, D]`.
+      weight: `[heads C, ...]`.
       num_heads: how many heads the rows belong to.
     """
-    rows, width = weight.shape
+    return _swap_rows(weight, num_heads, (-1, 2))
+
+
+def permute(weight: np.ndarray, num_heads: int) -> np.ndarray:
+    """Puts the rows of a query or key projection into rotary pairs: the inverse of `unpermute`.
+
+    >>> permute(np.arange(4), 1).tolist()
+    [0, 2, 1, 3]
+    """
+    return _swap_rows(weight, num_heads, (2, -1))
+
+
+def _swap_rows(weight: np.ndarray, num_heads: int, halves: tuple[int, int]) -> np.ndarray:
+    rows = len(weight)
     if rows % (2 * num_heads):
         raise ValueError(f"{rows} rows do not divide into {num_heads} heads of even width")
-    pairs = weight.reshape(num_heads, rows // num_heads // 2, 2, width)
-    return pairs.swapaxes(1, 2).reshape(rows, width)
-
-
-# How each `tokenizer.ggml.pre` splits text before the merges.
-_SPLIT_DIGITS = {"smollm": True, "gpt-2": False, "default": False}
-_CONTROL, _USER_DEFINED = 3, 4
-_TEMPLATE = "tokenizer.chat_template"  # the default one; NAME of a further one follows a dot
-
-
-def _tokenizer(file: GGUFFile) -> Tokenizer:
-    kind = file.require("tokenizer.ggml.model", str)
-    split = file.get("tokenizer.ggml.pre", "default")
-    for key, value, known in (
-        ("tokenizer.ggml.model", kind, ("gpt2",)),
-        ("tokenizer.ggml.pre", split, tuple(_SPLIT_DIGITS)),
-    ):
-        if value not in known:
-            file.fail(
-                key,
-                f"must be one of {', '.join(known)}, got {value!r:.80}; a Hugging Face directory "
-                "of the model brings its own tokenizer.json",
-            )
-    tokens = file.require("tokenizer.ggml.tokens", list)
-    kinds = file.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    if not isinstance(kinds, list) or len(kinds) != len(tokens):
-        file.fail("tokenizer.ggml.token_type", "must have one entry a token")
-    ids = {
-        f"{name}_id": file.get(f"tokenizer.ggml.{key}_token_id")
-        for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
-    }
-    ends = [file.get(f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eom")]
-    templates = {
-        key.removeprefix(_TEMPLATE).lstrip("."): file.require(key, str)
-        for key in file
-        if key == _TEMPLATE or key.startswith(f"{_TEMPLATE}.")
-    }
-    try:
-        return Tokenizer.from_bpe(
-            tokens,
-            file.require("tokenizer.ggml.merges", list),
-            special_ids=[i for i, k in enumerate(kinds) if k == _CONTROL],
-            added_ids=[i for i, k in enumerate(kinds) if k == _USER_DEFINED],
-            split_digits=_SPLIT_DIGITS[split],
-            also_stop=[end for end in ends if end is not None],
-            chat_template=templates.pop("", None),
-            named_templates=templates,
-            add_bos=bool(file.get("tokenizer.ggml.add_bos_token", False)),
-            **ids,
-        )
-    except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{file.path}: tokenizer: {error}") from error
+    return weight.reshape(num_heads, *halves, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
