@@ -8,6 +8,7 @@ import numpy as np
 
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.interop.formats.gguf import GGUFFile
+from rsft_jax.interop.gguf_tensors import heads_of, unpermute
 from rsft_jax.interop.gguf_tokenizer import read_tokenizer
 from rsft_jax.interop.weights import fit_config, make_config, params_from_tensors
 from rsft_jax.models.families import FAMILIES, Family
@@ -115,42 +116,11 @@ class _Tensors(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._file.tensor(self._names[name])
-        for ending, heads in self._family.interleaved.items():
-            if name.endswith(ending):
-                return unpermute(tensor, getattr(self._config, heads))
-        return tensor
+        heads = heads_of(self._family, self._config, name)
+        return tensor if heads is None else unpermute(tensor, heads)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def unpermute(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    """Puts the rows of a query or key projection into the "rotate half" order.
-
-    GGUF's Llama weights interleave the two numbers that a rotary position turns together, rows
-    (2i, 2i + 1) of each head; here, as in Hugging Face's models, they are rows (i, i + C/2).
-
-    Args:
-      weight: `[heads C, ...]`.
-      num_heads: how many heads the rows belong to.
-    """
-    return _swap_rows(weight, num_heads, (-1, 2))
-
-
-def permute(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    """Puts the rows of a query or key projection into rotary pairs: the inverse of `unpermute`.
-
-    >>> permute(np.arange(4), 1).tolist()
-    [0, 2, 1, 3]
-    """
-    return _swap_rows(weight, num_heads, (2, -1))
-
-
-def _swap_rows(weight: np.ndarray, num_heads: int, halves: tuple[int, int]) -> np.ndarray:
-    rows = len(weight)
-    if rows % (2 * num_heads):
-        raise ValueError(f"{rows} rows do not divide into {num_heads} heads of even width")
-    return weight.reshape(num_heads, *halves, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rsft_jax.interop.formats.gguf import GGUFFile
-from rsft_jax.interop.gguf import read_gguf, unpermute
+from rsft_jax.interop.gguf import read_gguf
+from rsft_jax.interop.gguf_tensors import unpermute
 from rsft_jax.interop.pretrained import load_pretrained
 from tests.tiny import tiny_config, tiny_params, tiny_tokenizer, write_tiny_gguf
 
