@@ -182,9 +182,6 @@ def _of_the_model(model: Mapping[str, Any], added: Set[str]) -> Iterator[str]:
         yield f"its token {strange!r} is not spelled in the byte alphabet of GPT-2"
     if model.get("unk_token") is not None and not alphabet <= set(model["vocab"]):
         yield f"it writes {model['unk_token']!r} for bytes that have no token"
-    merges = list(map(tuple, model["merges"]))
-    if len(set(merges)) < len(merges):
-        yield "one of its merges stands there twice, and readers differ in which rank counts"
 
 
 def _of_ends_and_starts(tokenizer: Tokenizer) -> Iterator[str]:
