@@ -18,6 +18,8 @@ from rsft_jax.models.transformer import TransformerConfig
 from rsft_jax.numerics.checks import check_choice
 from rsft_jax.types import Params
 
+_NOTHING = np.empty(())  # stands for a missing array
+
 
 def write_gguf_adapter(
     path: str | os.PathLike[str],
@@ -106,17 +108,10 @@ def _pairs(
         keys = [(*module, "a"), (*module, "b")]
         if kind != "kernel" or not leaves.keys() & set(keys):
             continue
-        pair = [leaves.pop(key, None) for key in keys]
-        wide, narrow = weight.shape(config)
-        rank = pair[0].shape[-1] if pair[0] is not None and pair[0].ndim else 0
-        shapes = [getattr(array, "shape", "nothing") for array in pair]
-        if shapes != [(wide, rank), (rank, narrow)]:
-            raise ValueError(
-                f"lora {'/'.join(module)} needs a and b of the shapes {(wide, 'r')} and "
-                f"{('r', narrow)}, got {shapes[0]} and {shapes[1]}"
-            )
-        ranks.add(rank)
-        yield weight, *pair
+        a, b = (leaves.pop(key, _NOTHING) for key in keys)
+        _check_shapes(weight, config, a, b)
+        ranks.add(len(b))
+        yield weight, a, b
     if leaves:
         raise ValueError(
             f"lora has {'/'.join(min(leaves))}, where the model has no kernel; is it in the "
@@ -124,3 +119,14 @@ def _pairs(
         )
     if len(ranks) > 1:
         raise ValueError(f"lora must have one rank, got {sorted(ranks)}")
+
+
+def _check_shapes(weight: Weight, config: TransformerConfig, a: np.ndarray, b: np.ndarray) -> None:
+    """Raises a ValueError unless `a` is `[in, r]` and `b` `[r, out]` for a kernel `[in, out]`."""
+    wide, narrow = weight.shape(config)
+    rank = a.shape[-1] if a.ndim else 0
+    if (a.shape, b.shape) != ((wide, rank), (rank, narrow)):
+        raise ValueError(
+            f"lora {'/'.join(weight.path[:-1])} needs a and b of the shapes {(wide, 'r')} and "
+            f"{('r', narrow)}, got {a.shape or 'nothing'} and {b.shape or 'nothing'}"
+        )
