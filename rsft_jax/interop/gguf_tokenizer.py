@@ -28,6 +28,7 @@ no Unicode normalisation: text in Qwen's GGUF files is not brought to NFC, as in
 """
 
 _READ_AS = {"default": "gpt-2"}
+_BEGINS_TEXTS = ("llama-bpe",)  # with bos, where the file does not say whether to
 
 
 def read_tokenizer(file: GGUFFile) -> Tokenizer:
@@ -76,7 +77,7 @@ def read_tokenizer(file: GGUFFile) -> Tokenizer:
             also_stop=[end for end in ends if end is not None],
             chat_template=templates.pop("", None),
             named_templates=templates,
-            add_bos=bool(file.get("tokenizer.ggml.add_bos_token", False)),
+            add_bos=bool(file.get("tokenizer.ggml.add_bos_token", split in _BEGINS_TEXTS)),
             **SPLITS[_READ_AS.get(split, split)],
             **ids,
         )

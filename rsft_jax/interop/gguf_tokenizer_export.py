@@ -4,6 +4,9 @@ A GGUF file holds tokens, merges and the name of a rule by which text is split b
 Everything else that a tokenizer may do (normal forms, tokens that take the blanks around them,
 what follows a text) the programs that read it would leave out without a word, and would then
 answer to other tokens than the model was trained on.
+
+One difference stays: a byte without a token (SmolLM2 has none for some control characters) falls
+away here before the merges, so that its neighbours may merge, and in llama.cpp after them.
 """
 
 import json

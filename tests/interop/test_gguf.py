@@ -99,6 +99,18 @@ def test_gguf_padded_vocabulary_rows_are_left_out(tmp_path):
     assert params["embedder"]["embedding"].shape == (258, 64)
 
 
+def test_gguf_of_llama_3_begins_texts_where_it_does_not_say(tmp_path):
+    # As in llama.cpp: converted files of Llama 3 often have no `add_bos_token`.
+    for split, said, starts in (
+        ("llama-bpe", {}, (257,)),
+        ("llama-bpe", {"tokenizer.ggml.add_bos_token": 0}, ()),
+        ("qwen2", {}, ()),
+    ):
+        values = {"tokenizer.ggml.pre": split} | said
+        path = write_tiny_gguf(tmp_path / "tiny.gguf", values=values)
+        assert read_gguf(path)[2].start_ids == starts
+
+
 def gguf_tokens(tmp_path):
     return GGUFFile(write_tiny_gguf(tmp_path / "tokens.gguf")).get("tokenizer.ggml.tokens")
 
