@@ -92,6 +92,8 @@ class Tokenizer:
         special_ids: Iterable[int] = (),
         added_ids: Iterable[int] = (),
         split_digits: bool = False,
+        split_pattern: str | None = None,
+        ignore_merges: bool = False,
         add_bos: bool = False,
         **options: Any,
     ) -> "Tokenizer":
@@ -103,10 +105,13 @@ class Tokenizer:
           special_ids: ids of control tokens.
           added_ids: ids of tokens that are matched whole in any text, but are no control tokens.
           split_digits: whether every digit is a token of its own (SmolLM).
+          split_pattern: a regular expression that cuts a text before the merges (Llama 3, Qwen);
+            by default that of GPT-2.
+          ignore_merges: whether a piece that is itself in the vocabulary is taken without merges.
           add_bos: whether `bos_id`, among the options, begins every text (see `start_ids`).
           **options: ids and chat template, as for `Tokenizer`.
         """
-        from tokenizers import AddedToken, decoders, models, pre_tokenizers
+        from tokenizers import AddedToken, decoders, models
         from tokenizers import Tokenizer as Backend
 
         vocabulary = {token: i for i, token in enumerate(tokens)}
@@ -119,12 +124,9 @@ class Tokenizer:
             pairs.append((left, right))
             if not all(token in vocabulary for token in (left, right, left + right)):
                 raise ValueError(f"merges[{i}] must join two tokens to a third, got {merges[i]!r}")
-        backend = Backend(models.BPE(vocabulary, pairs))
-        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        backend = Backend(models.BPE(vocabulary, pairs, ignore_merges=ignore_merges))
         backend.pre_tokenizer = (  # pyright: ignore[reportAttributeAccessIssue]
-            pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
-            if split_digits
-            else byte_level
+            _byte_level(split_digits, split_pattern)
         )
         backend.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
         for ids, special in ((special_ids, True), (added_ids, False)):
@@ -375,6 +377,17 @@ def _backend(definition: str) -> Any:
     # Splits special tokens like any other text; `Tokenizer._special` recognises them.
     backend.encode_special_tokens = True
     return backend
+
+
+def _byte_level(split_digits: bool, split_pattern: str | None) -> Any:
+    """Cuts a text before the merges, and spells the pieces in the byte alphabet."""
+    from tokenizers import Regex, pre_tokenizers
+
+    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split_digits else []
+    if split_pattern is not None:
+        steps.append(pre_tokenizers.Split(Regex(split_pattern), "isolated"))
+    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split_pattern is None)
+    return pre_tokenizers.Sequence([*steps, spell]) if steps else spell
 
 
 def _unflagged(backend: Any, ends: Iterable[int]) -> dict[int, str]:

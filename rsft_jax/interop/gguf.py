@@ -8,7 +8,9 @@ import numpy as np
 
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.interop.formats.gguf import GGUFFile
-from rsft_jax.interop.weights import fit_config, make_config, params_from_tensors
+from rsft_jax.interop.gguf_tensors import heads_of, unpermute
+from rsft_jax.interop.gguf_tokenizer import read_tokenizer
+from rsft_jax.interop.weights import fit_config, make_config, params_from_tensors, sizes_from
 from rsft_jax.models.config import TransformerConfig
 from rsft_jax.models.families import FAMILIES, Family
 from rsft_jax.types import Params
@@ -42,7 +44,7 @@ def read_gguf(
         file.fail(
             "tokenizer.ggml.tokens", f"{tokens} tokens for an embedding of {rows} rows, one each"
         )
-    tokenizer = _tokenizer(file)
+    tokenizer = read_tokenizer(file)
     config = fit_config(file.path, config, tokenizer.vocab_size, max_length)
     params = params_from_tensors(file.path, family, config, _Tensors(file, family, config))
     return config, params, tokenizer
@@ -64,7 +66,8 @@ def _check_whole(file: GGUFFile) -> None:
 
 def _family(file: GGUFFile) -> Family:
     architecture = file.require("general.architecture", str)
-    families = {family.gguf_prefix: family for family in FAMILIES if family.gguf_prefix}
+    # Of families with one name, such as Llama's and Mistral's, the first is read.
+    families = {family.gguf_prefix: family for family in reversed(FAMILIES) if family.gguf_prefix}
     if architecture not in families:
         known = " or ".join(map(repr, families))
         file.fail("general.architecture", f"only {known} is supported, got {architecture!r:.80}")
@@ -77,7 +80,7 @@ def _config(file: GGUFFile, family: Family) -> TransformerConfig:
         value = file.get(f"{prefix}.{key}", default)
         if value != only:
             file.fail(f"{prefix}.{key}", f"only {only!r} is supported, got {value!r:.80}")
-    sizes = family.sizes_of_gguf(_Values(file, f"{prefix}."))
+    sizes = sizes_from(file.path, family.sizes_of_gguf, _Values(file, f"{prefix}."))
     if sizes["num_layers"] > len(file.tensors):
         layers = f"{sizes['num_layers']} layers, but {len(file.tensors)} tensors"
         file.fail(f"{prefix}.block_count", layers)
@@ -121,9 +124,9 @@ class _Tensors(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._file.tensor(self._names[name])
-        for ending, heads in self._family.interleaved.items():
-            if name.endswith(ending):
-                return unpermute(tensor, getattr(self._config, heads))
+        heads = heads_of(self._family, self._config, name)
+        if heads is not None:
+            return unpermute(tensor, heads)
         return tensor.T if name in self._as_they_lie else tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -131,70 +134,3 @@ class _Tensors(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def unpermute(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    """Puts the rows of a query or key projection into the "rotate half" order.
-
-    GGUF's Llama weights interleave the two numbers that a rotary position turns together, rows
-    (2i, 2i + 1) of each head; here, as in Hugging Face's models, they are rows (i, i + C/2).
-
-    Args:
-      weight: `[heads C, D]`.
-      num_heads: how many heads the rows belong to.
-    """
-    rows, width = weight.shape
-    if rows % (2 * num_heads):
-        raise ValueError(f"{rows} rows do not divide into {num_heads} heads of even width")
-    pairs = weight.reshape(num_heads, rows // num_heads // 2, 2, width)
-    return pairs.swapaxes(1, 2).reshape(rows, width)
-
-
-# How each `tokenizer.ggml.pre` splits text before the merges.
-_SPLIT_DIGITS = {"smollm": True, "gpt-2": False, "default": False}
-_CONTROL, _USER_DEFINED = 3, 4
-_TEMPLATE = "tokenizer.chat_template"  # the default one; NAME of a further one follows a dot
-
-
-def _tokenizer(file: GGUFFile) -> Tokenizer:
-    kind = file.require("tokenizer.ggml.model", str)
-    split = file.get("tokenizer.ggml.pre", "default")
-    for key, value, known in (
-        ("tokenizer.ggml.model", kind, ("gpt2",)),
-        ("tokenizer.ggml.pre", split, tuple(_SPLIT_DIGITS)),
-    ):
-        if value not in known:
-            file.fail(
-                key,
-                f"must be one of {', '.join(known)}, got {value!r:.80}; a Hugging Face directory "
-                "of the model brings its own tokenizer.json",
-            )
-    tokens = file.require("tokenizer.ggml.tokens", list)
-    kinds = file.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    if not isinstance(kinds, list) or len(kinds) != len(tokens):
-        file.fail("tokenizer.ggml.token_type", "must have one entry a token")
-    ids = {
-        f"{name}_id": file.get(f"tokenizer.ggml.{key}_token_id")
-        for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
-    }
-    ends = [file.get(f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eom")]
-    templates = {
-        key.removeprefix(_TEMPLATE).lstrip("."): file.require(key, str)
-        for key in file
-        if key == _TEMPLATE or key.startswith(f"{_TEMPLATE}.")
-    }
-    try:
-        return Tokenizer.from_bpe(
-            tokens,
-            file.require("tokenizer.ggml.merges", list),
-            special_ids=[i for i, k in enumerate(kinds) if k == _CONTROL],
-            added_ids=[i for i, k in enumerate(kinds) if k == _USER_DEFINED],
-            split_digits=_SPLIT_DIGITS[split],
-            also_stop=[end for end in ends if end is not None],
-            chat_template=templates.pop("", None),
-            named_templates=templates,
-            add_bos=bool(file.get("tokenizer.ggml.add_bos_token", False)),
-            **ids,
-        )
-    except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{file.path}: tokenizer: {error}") from error

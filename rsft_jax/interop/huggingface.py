@@ -24,6 +24,7 @@ from rsft_jax.interop.weights import (
     fit_config,
     make_config,
     params_from_tensors,
+    sizes_from,
     tensors_from_params,
 )
 from rsft_jax.models.config import TransformerConfig
@@ -165,7 +166,8 @@ def _config(path: Path, content: Mapping[str, Any]) -> tuple[Family, Transformer
     family = families[content["model_type"]]
     for key, (default, allowed) in family.json_only.items():
         _check_value(path, content, key, default, allowed)
-    return family, make_config(path, family, **family.sizes_of_json(_Values(path, content)))
+    sizes = sizes_from(path, family.sizes_of_json, _Values(path, content))
+    return family, make_config(path, family, **sizes)
 
 
 class _Values:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from rsft_jax.models.config import TransformerConfig
 from rsft_jax.models.families import FAMILIES, Family
+from rsft_jax.models.families.family import Values
 from rsft_jax.types import Params
 
 
@@ -27,48 +28,80 @@ def make_config(path: Path, family: Family, **sizes: Any) -> TransformerConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
+def sizes_from(
+    path: Path, sizes: Callable[[Values], dict[str, Any]], values: Values
+) -> dict[str, Any]:
+    """What a family reads of a file; a ValueError that names the file if it cannot be."""
+    try:
+        return sizes(values)
+    except ValueError as error:
+        named = str(error).startswith(str(path))
+        raise error if named else ValueError(f"{path}: {error}") from error
+
+
+def named_family(config: TransformerConfig) -> Family:
+    """The family that a configuration names; a ValueError if there is none of that name."""
+    names = {family.name: family for family in FAMILIES}
+    if config.family not in names:
+        raise ValueError(f"family must be one of {tuple(names)}, got {config.family!r}")
+    return names[config.family]
+
+
 def family_of(config: TransformerConfig) -> Family:
-    """The family whose files a model is written to.
+    """The family whose Hugging Face files a model is written to.
 
     Raises:
       ValueError: no family has that name, or the model computes what its files cannot say.
     """
-    names = {family.name: family for family in FAMILIES}
-    if config.family not in names:
-        raise ValueError(f"family must be one of {tuple(names)}, got {config.family!r}")
-    family = names[config.family]
-    sizes = family.sizes_of_json(_Stated(family.json_of(config)))
-    sizes.pop("max_length")  # may have been shortened
-    for name, stated in sizes.items():
-        if stated != (ours := getattr(config, name)):
-            raise ValueError(
-                f"{name}: the files of a {family.name} model cannot say {ours!r:.200}, but "
-                f"{stated!r:.200}"
-            )
-    left = {field.name for field in dataclasses.fields(config)} - set(sizes) - _CHOICES
-    for name in sorted(left):
-        default, ours = TransformerConfig.__dataclass_fields__[name].default, getattr(config, name)
-        if ours != default:
-            raise ValueError(f"{name}: a {family.name} model has {default!r:.80}, not {ours!r:.80}")
+    family = named_family(config)
+    check_said(config, family, family.sizes_of_json(Stated(family.json_of(config))))
     return family
 
 
-# What a file does not say, because it is no part of the model.
+def check_said(
+    config: TransformerConfig,
+    family: Family,
+    said: Mapping[str, Any],
+    *,
+    but_for: Collection[str] = (),
+) -> None:
+    """Raises a ValueError unless what a file would say of a model is all of the model.
+
+    Args:
+      config: the model's.
+      family: that the file is of.
+      said: fields of `TransformerConfig`, read back from what would be written.
+      but_for: fields that the file says in another way.
+    """
+    beyond = _CHOICES | set(but_for)
+    for field in dataclasses.fields(config):
+        ours = getattr(config, field.name)
+        theirs = said.get(field.name, field.default)
+        if field.name not in beyond and theirs is not dataclasses.MISSING and ours != theirs:
+            raise ValueError(
+                f"{field.name}: a file of a {family.name} model cannot say {ours!r:.200}, but "
+                f"{theirs!r:.200}"
+            )
+
+
+# What a file does not say, because it is no part of the model; `max_length` may be shortened.
 _CHOICES = {"scan_layers", "frozen_layers", "remat", "lora_dropout", "dtype", "carried_dtype"}
 _CHOICES |= {"cache_dtype", "family", "max_length"}
 
 
-class _Stated:
-    """What a `config.json` that we make says, read back."""
+class Stated:
+    """Values that are about to be written, read back; see `Values` of the families."""
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         self._content = content
 
     def __call__(self, key: str, kind: type, default: Any = None, /) -> Any:
+        """The value of a key."""
         value = self._content.get(key)
         return kind(default if value is None else value)
 
     def fail(self, key: str, reason: str, /) -> NoReturn:
+        """Raises a ValueError that names the key."""
         raise ValueError(f"{key}: {reason}")
 
 

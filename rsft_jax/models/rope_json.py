@@ -30,7 +30,9 @@ class _Values(Protocol):
     def fail(self, key: str, reason: str, /) -> NoReturn: ...
 
 
-def read_rope(read: _Values, *, head_dim: int, max_length: int, base: float = 1e4) -> Rope:
+def read_rope(
+    read: _Values, *, head_dim: int, max_length: int, base: float = 1e4, partial: bool = False
+) -> Rope:
     """The rotary positions of a model whose layers all turn alike.
 
     Args:
@@ -38,6 +40,7 @@ def read_rope(read: _Values, *, head_dim: int, max_length: int, base: float = 1e
       head_dim: C.
       max_length: `max_position_embeddings`.
       base: where none is given.
+      partial: whether a part of a head may turn; most classes of transformers leave that key out.
 
     Raises:
       ValueError: layers have parameters of their own, or a value is not one that is computed.
@@ -48,7 +51,10 @@ def read_rope(read: _Values, *, head_dim: int, max_length: int, base: float = 1e
         # transformers takes the default base where each type of layer has parameters of its own.
         read.fail(key, f"must be one for all layers, got {parameters!r:.80}")
     base = read("rope_theta", float, base)
-    return _rope(read, key, parameters, head_dim=head_dim, max_length=max_length, base=base)
+    rope = _rope(read, key, parameters, head_dim=head_dim, max_length=max_length, base=base)
+    if rope.width is not None and not partial:
+        read.fail("partial_rotary_factor", f"must be 1, got {rope.width / head_dim}")
+    return rope
 
 
 def read_ropes(
@@ -76,10 +82,13 @@ def read_ropes(
             "rope_parameters", f"must have one object for each type of layer, got {given!r:.80}"
         )
     lengths = {"head_dim": head_dim, "max_length": max_length}
-    return {
+    ropes = {
         "full_attention": _rope(read, "rope_parameters", full, base=base, **lengths),
         "sliding_attention": _rope(read, "rope_parameters", local, base=local_base, **lengths),
     }
+    if any(rope.width for rope in ropes.values()):
+        read.fail("partial_rotary_factor", "must be 1")
+    return ropes
 
 
 def _rope(
@@ -102,14 +111,11 @@ def _rope(
     number = _Numbers(read, key, parameters)
     part = number("partial_rotary_factor", read("partial_rotary_factor", float, 1.0))
     width = int(head_dim * part)
-    try:
-        return Rope(
-            base=number("rope_theta", base),
-            width=None if width == head_dim else width,
-            scaling=_scaling(kind, number, max_length),
-        )
-    except ValueError as error:
-        read.fail(key, str(error))
+    return Rope(
+        base=number("rope_theta", base),
+        width=None if width == head_dim else width,
+        scaling=_scaling(kind, number, max_length),
+    )
 
 
 class _Numbers:

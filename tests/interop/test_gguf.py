@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rsft_jax.interop.formats.gguf import GGUFFile
-from rsft_jax.interop.gguf import read_gguf, unpermute
+from rsft_jax.interop.gguf import read_gguf
+from rsft_jax.interop.gguf_tensors import unpermute
 from rsft_jax.interop.pretrained import load_pretrained
 from tests.tiny import tiny_config, tiny_params, tiny_tokenizer, write_tiny_gguf
 
@@ -96,6 +97,18 @@ def test_gguf_padded_vocabulary_rows_are_left_out(tmp_path):
     config, params, tokenizer = read_gguf(write_tiny_gguf(tmp_path / "p.gguf", values=values))
     assert config.vocab_size == tokenizer.vocab_size == 258
     assert params["embedder"]["embedding"].shape == (258, 64)
+
+
+def test_gguf_of_llama_3_begins_texts_where_it_does_not_say(tmp_path):
+    # As in llama.cpp: converted files of Llama 3 often have no `add_bos_token`.
+    for split, said, starts in (
+        ("llama-bpe", {}, (257,)),
+        ("llama-bpe", {"tokenizer.ggml.add_bos_token": 0}, ()),
+        ("qwen2", {}, ()),
+    ):
+        values = {"tokenizer.ggml.pre": split} | said
+        path = write_tiny_gguf(tmp_path / "tiny.gguf", values=values)
+        assert read_gguf(path)[2].start_ids == starts
 
 
 def gguf_tokens(tmp_path):

@@ -10,15 +10,20 @@ from rsft_jax.models.rope import Rope
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
+def num_layers(read: Values, key: str) -> int:
+    """How many layers there are: so few that their names can be listed."""
+    layers = read(key, int)
+    if layers > 1 << 16:
+        read.fail(key, f"must be at most {1 << 16}, got {layers}")
+    return layers
+
+
 def json_sizes(read: Values, *, norm_eps: float = 1e-6, max_length: int = 2048) -> dict[str, Any]:
     """The sizes that nearly every `config.json` states, by the names of transformers."""
     heads = read("num_attention_heads", int)
     width = read("hidden_size", int)
-    layers = read("num_hidden_layers", int)
-    if layers > 1 << 16:
-        read.fail("num_hidden_layers", f"must be at most {1 << 16}, got {layers}")
     return {
-        "num_layers": layers,
+        "num_layers": num_layers(read, "num_hidden_layers"),
         "vocab_size": read("vocab_size", int),
         "d_model": width,
         "num_heads": heads,
@@ -62,6 +67,25 @@ def gguf_sizes(read: Values) -> dict[str, Any]:
         "norm_eps": read("attention.layer_norm_rms_epsilon", float),
         "max_length": read("context_length", int),
         "kinds": (LayerKind(rope=rope),),
+    }
+
+
+def gguf_of(c: TransformerConfig) -> dict[str, Any]:
+    """What `gguf_sizes` reads."""
+    rope = next((kind.rope for kind in c.kinds if kind.rope), Rope())
+    return {
+        "vocab_size": c.vocab_size,
+        "block_count": c.num_layers,
+        "context_length": c.max_length,
+        "embedding_length": c.d_model,
+        "feed_forward_length": c.d_ff,
+        "attention.head_count": c.num_heads,
+        "attention.head_count_kv": c.num_kv_heads,
+        "attention.key_length": c.head_dim,
+        "attention.value_length": c.head_dim,
+        "attention.layer_norm_rms_epsilon": float(c.norm_eps),
+        "rope.dimension_count": c.head_dim,
+        "rope.freq_base": float(rope.base),
     }
 
 

@@ -107,14 +107,16 @@ class Family:
       name: what people call it.
       model_types: `model_type` of a `config.json` that is of this family; the first is written.
       architecture: of the class in Hugging Face transformers that runs what is written.
-      gguf_prefix: `general.architecture` of a GGUF file, before each of its keys; None where no
-        GGUF file of the family is read.
+      gguf_prefix: `general.architecture` of a GGUF file, before each of its keys; None where
+        there is none.
       json_only: key of `config.json` -> (value when it is missing, values that the model computes).
       gguf_only: key without the prefix -> (value when it is missing, the value that it computes).
       sizes_of_json: reads fields of `TransformerConfig` from `config.json`.
       sizes_of_gguf: the same from a GGUF header, but for what its tensors say: `vocab_size` and
         `tie_embeddings`.
       json_of: what `config.json` says of the sizes.
+      gguf_of: what a GGUF header says of them, by keys without the prefix; None where no file of
+        the family is written.
       first, layer, last: the arrays before the layers, of each layer, and after them.
       interleaved: names in Hugging Face's checkpoint, by their end, of projections whose rows GGUF
         keeps in rotary pairs -> the field of `TransformerConfig` that counts their heads.
@@ -134,6 +136,7 @@ class Family:
     layer: tuple[Weight, ...]
     last: tuple[Weight, ...]
     interleaved: Mapping[str, str]
+    gguf_of: Callable[[TransformerConfig], dict[str, Any]] | None = None
     left_out: tuple[str, ...] = ()
 
     def weights(self, config: TransformerConfig) -> Iterator[Weight]:

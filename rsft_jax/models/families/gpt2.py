@@ -8,6 +8,7 @@ layers with a window.
 from typing import Any
 
 from rsft_jax.models.config import LayerKind, TransformerConfig
+from rsft_jax.models.families import _common as common
 from rsft_jax.models.families.family import Family, Values, Weight
 
 _SWITCHES = {
@@ -31,7 +32,7 @@ def _sizes_of_json(read: Values) -> dict[str, Any]:
         read.fail("n_head", f"must divide n_embd = {width}, got {heads}")
     return {
         **_SWITCHES,
-        "num_layers": read("n_layer", int),
+        "num_layers": common.num_layers(read, "n_layer"),
         "vocab_size": read("vocab_size", int),
         "d_model": width,
         "num_heads": heads,
@@ -73,6 +74,18 @@ def _json_of(c: TransformerConfig) -> dict[str, Any]:
         "activation_function": "gelu_new",
         "layer_norm_epsilon": c.norm_eps,
         "tie_word_embeddings": c.tie_embeddings,
+    }
+
+
+def _gguf_of(c: TransformerConfig) -> dict[str, Any]:
+    return {
+        "vocab_size": c.vocab_size,
+        "block_count": c.num_layers,
+        "context_length": c.num_positions,
+        "embedding_length": c.d_model,
+        "feed_forward_length": c.d_ff,
+        "attention.head_count": c.num_heads,
+        "attention.layer_norm_epsilon": float(c.norm_eps),
     }
 
 
@@ -121,6 +134,7 @@ FAMILY = Family(
     sizes_of_json=_sizes_of_json,
     sizes_of_gguf=_sizes_of_gguf,
     json_of=_json_of,
+    gguf_of=_gguf_of,
     first=(
         Weight(
             path=("embedder", "embedding"),

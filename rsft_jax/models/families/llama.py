@@ -39,6 +39,7 @@ FAMILY = Family(
     sizes_of_json=_sizes_of_json,
     sizes_of_gguf=common.gguf_sizes,
     json_of=_json_of,
+    gguf_of=common.gguf_of,
     first=(common.EMBEDDING,),
     layer=(*common.NORMS_BEFORE, *common.ATTENTION, *common.FEED_FORWARD),
     last=(common.FINAL_NORM, common.HEAD),

@@ -19,7 +19,8 @@ def _part(path: str, huggingface: str, gguf: str, parts: tuple[str, ...], part: 
 
 def _sizes_of_json(read: Values) -> dict[str, Any]:
     sizes = common.json_sizes(read, norm_eps=1e-5, max_length=4096)
-    rope = read_rope(read, head_dim=sizes["head_dim"], max_length=sizes["max_length"])
+    lengths = {"head_dim": sizes["head_dim"], "max_length": sizes["max_length"]}
+    rope = read_rope(read, **lengths, partial=True)
     return sizes | {"kinds": (LayerKind(window=common.window(read), rope=rope),)}
 
 

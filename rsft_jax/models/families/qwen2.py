@@ -31,6 +31,7 @@ FAMILY = Family(
     sizes_of_json=_sizes_of_json,
     sizes_of_gguf=_sizes_of_gguf,
     json_of=_json_of,
+    gguf_of=common.gguf_of,
     first=(common.EMBEDDING,),
     layer=(*common.NORMS_BEFORE, *common.ATTENTION, *common.FEED_FORWARD),
     last=(common.FINAL_NORM, common.HEAD),

@@ -36,6 +36,7 @@ FAMILY = Family(
     sizes_of_json=_sizes_of_json,
     sizes_of_gguf=_sizes_of_gguf,
     json_of=_json_of,
+    gguf_of=common.gguf_of,
     first=(common.EMBEDDING,),
     layer=(
         *common.NORMS_BEFORE,
