@@ -523,6 +523,7 @@ def test_gguf_adapter_refuses_what_does_not_fit(tmp_path):
     cases = [
         (up(a=a, b=b), 0.0, "alpha must be positive and finite, got 0.0"),
         (up(a=a, b=b), float("nan"), "alpha must be positive"),
+        (up(a=a, b=b), float("inf"), "alpha must be positive and finite, got inf"),
         ({}, 1.0, "lora holds no adapter"),
         (up(a=a), 1.0, r"mlp/up needs a and b .*got \(64, 2\) and nothing"),
         (up(b=b), 1.0, "mlp/up needs a and b .*got nothing"),
