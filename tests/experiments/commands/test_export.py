@@ -10,6 +10,7 @@ import pytest
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.language.checkpoints import save
 from rsft_jax.experiments.language.evaluate import open_run
+from rsft_jax.experiments.language.exports import huggingface
 from rsft_jax.experiments.language.setup import make_setup
 from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
@@ -50,6 +51,7 @@ def test_export_writes_the_weights_that_it_names(averaging, tmp_path, capsys, op
     facts = json.loads((output / "export.json").read_text())
     assert facts == {
         "run": str(averaging), "round": 1, "arm": "policy", "weights": weights, "ema_decay": 0.5,
+        "format": "huggingface", "base_model": "tiny-random", "options": {},
     }  # fmt: skip
     setup, _, states = open_run(averaging, Console(io.StringIO()))
     policy = setup.policy
@@ -69,6 +71,7 @@ def test_export_writes_the_weights_that_it_names(averaging, tmp_path, capsys, op
         (["--weights", "averaged"], "--weights: 'averaged'; the run has training.ema_decay=null"),
         (["--weights", "mean"], "invalid choice: 'mean'"),
         (["--arm", "control"], "--arm: 'control' is not one of policy"),
+        (["--format", "ggml"], "--format: 'ggml' is not one of "),
         ([], "has no checkpoint yet, so nothing to export"),
     ],
 )
@@ -81,6 +84,20 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, options, message)
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "policy").exists()
+
+
+def test_a_failed_export_leaves_nothing(averaging, tmp_path, capsys, monkeypatch):
+    def write(tuned, folder):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise ValueError("no room\nfor the rest")
+
+    monkeypatch.setattr(huggingface, "FORMAT", huggingface.FORMAT._replace(write=write))
+    output = tmp_path / "new" / "policy"
+    assert main(["export", str(averaging), "-o", str(output)]) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert "--format huggingface: no room for the rest" in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_replaces_nothing_and_knows_only_language_models(tmp_path, capsys):
