@@ -1,7 +1,8 @@
-"""Other systems' formats: GGUF files and Hugging Face directories."""
+"""Other systems' formats: GGUF files, Hugging Face directories, adapters of PEFT."""
 
 from rsft_jax.interop.gguf import read_gguf
 from rsft_jax.interop.huggingface import read_huggingface, write_huggingface
+from rsft_jax.interop.peft import save_adapter
 from rsft_jax.interop.pretrained import Pretrained, load_pretrained, save_pretrained
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "load_pretrained",
     "read_gguf",
     "read_huggingface",
+    "save_adapter",
     "save_pretrained",
     "write_huggingface",
 ]

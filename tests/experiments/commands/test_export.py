@@ -17,7 +17,10 @@ from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.console import Console
 from rsft_jax.experiments.terminal.errors import ExitCode
 from rsft_jax.interop import load_pretrained
+from rsft_jax.interop.weights import tensors_from_params
+from rsft_jax.models.families.llama import FAMILY as LLAMA
 from rsft_jax.training import Checkpoints
+from tests.adapters import biggest_gap, merged_by_hand
 from tests.experiments.smoke import SMOKE
 
 UNCONTROLLED = [*SMOKE, "control=false"]
@@ -72,11 +75,13 @@ def test_export_writes_the_weights_that_it_names(averaging, tmp_path, capsys, op
         (["--weights", "mean"], "invalid choice: 'mean'"),
         (["--arm", "control"], "--arm: 'control' is not one of policy"),
         (["--format", "ggml"], "--format: 'ggml' is not one of "),
+        (["--format", "peft"], "--format: 'peft'; the run has training.part.name='matching'"),
         ([], "has no checkpoint yet, so nothing to export"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, options, message):
-    with open_run_folder(tmp_path / "run", load_config(UNCONTROLLED), resume=False):
+    config = load_config([*UNCONTROLLED, "training/part=norms"])
+    with open_run_folder(tmp_path / "run", config, resume=False):
         pass
     arguments = ["export", str(tmp_path / "run"), "-o", str(tmp_path / "policy"), *options]
     assert main(arguments) == ExitCode.USAGE
@@ -84,6 +89,22 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, options, message)
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "policy").exists()
+
+
+def test_the_adapter_alone_is_the_policy_by_its_files(averaging, tmp_path):
+    output = tmp_path / "adapter"
+    options = ["--format", "peft", "--base-model", "me/tiny"]
+    assert main(["export", str(averaging), "-o", str(output), *options]) == ExitCode.OK
+    setup, _, states = open_run(averaging, Console(io.StringIO()))
+    policy = setup.policy
+    exported = policy.params(setup.evaluated(states["policy"]))
+    base, merged = (
+        tensors_from_params(LLAMA, policy.model.config, params)
+        for params in (policy.params(policy.initial), exported)
+    )
+    assert biggest_gap(merged_by_hand(output, base), merged) < 1e-6
+    config = json.loads((output / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "me/tiny"
 
 
 def test_a_failed_export_leaves_nothing(averaging, tmp_path, capsys, monkeypatch):

@@ -43,9 +43,14 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path, there):
         for name in there:
             (path / name).touch()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(KeyboardInterrupt), whole_folder(path) as new:
-        (new / "one").write_text("half")
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with whole_folder(path) as new:
+            (new / "one").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert sorted(tmp_path.rglob("*")) == before
     with whole_folder(path) as new:
         (new / "one").write_text("1")
