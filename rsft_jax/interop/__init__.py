@@ -3,11 +3,17 @@
 from rsft_jax.interop.gguf import read_gguf
 from rsft_jax.interop.huggingface import read_huggingface, write_huggingface
 from rsft_jax.interop.peft import save_adapter
-from rsft_jax.interop.pretrained import Pretrained, load_pretrained, save_pretrained
+from rsft_jax.interop.pretrained import (
+    Pretrained,
+    load_pretrained,
+    pretrained_dtype,
+    save_pretrained,
+)
 
 __all__ = [
     "Pretrained",
     "load_pretrained",
+    "pretrained_dtype",
     "read_gguf",
     "read_huggingface",
     "save_adapter",

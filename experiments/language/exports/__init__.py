@@ -135,7 +135,12 @@ def formats() -> dict[str, Format]:
 
 
 def all_options() -> dict[str, tuple[Option, Sequence[str]]]:
-    """Every flag that a format has, by its name, with the formats that have it."""
+    """Every flag that a format has, by its name, with the formats that have it.
+
+    >>> option, having = all_options()["dtype"]
+    >>> option.name, "huggingface" in having
+    ('dtype', True)
+    """
     found: dict[str, tuple[Option, list[str]]] = {}
     for name, form in formats().items():
         for option in form.options:
@@ -152,6 +157,9 @@ def chosen_options(name: str, given: Mapping[str, str | None]) -> dict[str, str]
 
     Raises:
       ConfigError: the format has no such flag, or no such value of it.
+
+    >>> chosen_options("huggingface", {"dtype": "float16"})
+    {'dtype': 'float16'}
     """
     own = {option.name: option for option in formats()[name].options}
     for flag, value in given.items():

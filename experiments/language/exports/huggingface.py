@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from . import Format, TunedPolicy
+from ...settings.schema import PolicyConfig
+from . import Format, Option, TunedPolicy
 
 _LOADING = """\
 - Transformers: `AutoModelForCausalLM.from_pretrained("{folder}")`, and
@@ -16,8 +17,20 @@ def write(tuned: TunedPolicy, folder: Path) -> tuple[str, ...]:
     """Writes config.json, the tokenizer and the weights in safetensors."""
     from rsft_jax.interop import save_pretrained
 
-    save_pretrained(folder, tuned.model, tuned.params, tuned.tokenizer)
-    return ()
+    own = own_dtype(tuned.config.policy)
+    dtype = tuned.options.get("dtype", own)
+    save_pretrained(folder, tuned.model, tuned.params, tuned.tokenizer, dtype=dtype)
+    if dtype == "float32":
+        return ()
+    why = ", that of the model that was tuned" if dtype == own else ""
+    return (f"weights rounded to {dtype}{why}; --dtype float32 keeps them as they are",)
+
+
+def own_dtype(policy: PolicyConfig) -> str:
+    """The dtype of the weights that a run started from."""
+    from rsft_jax.interop import pretrained_dtype
+
+    return "float32" if policy.path is None else pretrained_dtype(policy.path)
 
 
 FORMAT = Format(
@@ -25,4 +38,11 @@ FORMAT = Format(
     write=write,
     loading=_LOADING,
     library="transformers",
+    options=(
+        Option(
+            "dtype",
+            "of the weights; default: as the run found them, float32 of a GGUF file",
+            choices=("float32", "bfloat16", "float16"),
+        ),
+    ),
 )

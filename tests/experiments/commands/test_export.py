@@ -4,10 +4,12 @@ import io
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rsft_jax.experiments.cli import main
+from rsft_jax.experiments.language import tiny
 from rsft_jax.experiments.language.checkpoints import save
 from rsft_jax.experiments.language.evaluate import open_run
 from rsft_jax.experiments.language.exports import huggingface
@@ -16,7 +18,7 @@ from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.console import Console
 from rsft_jax.experiments.terminal.errors import ExitCode
-from rsft_jax.interop import load_pretrained
+from rsft_jax.interop import load_pretrained, pretrained_dtype, save_pretrained
 from rsft_jax.interop.weights import tensors_from_params
 from rsft_jax.models.families.llama import FAMILY as LLAMA
 from rsft_jax.training import Checkpoints
@@ -26,11 +28,8 @@ from tests.experiments.smoke import SMOKE
 UNCONTROLLED = [*SMOKE, "control=false"]
 
 
-@pytest.fixture(scope="module")
-def averaging(tmp_path_factory):
-    """The folder of a run with adapters whose parameters have left their average behind."""
-    path = tmp_path_factory.mktemp("averaging") / "run"
-    config = load_config([*UNCONTROLLED, "training.ema_decay=0.5"])
+def checkpoint(path, config):
+    """Makes the folder of a run after a round, its parameters moved a little."""
     with (
         open_run_folder(path, config, resume=False) as folder,
         Checkpoints(folder.checkpoints) as checkpoints,
@@ -39,6 +38,13 @@ def averaging(tmp_path_factory):
         state = shared.policy.new_state()
         state = state.replace(params=jax.tree.map(lambda x: x + 0.01, state.params))
         save(checkpoints, folder, shared, 1, {"policy": state})
+
+
+@pytest.fixture(scope="module")
+def averaging(tmp_path_factory):
+    """The folder of a run with adapters whose parameters have left their average behind."""
+    path = tmp_path_factory.mktemp("averaging") / "run"
+    checkpoint(path, load_config([*UNCONTROLLED, "training.ema_decay=0.5"]))
     return path
 
 
@@ -89,6 +95,20 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, options, message)
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "policy").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--dtype", "float32"]])
+def test_weights_are_exported_in_the_dtype_of_those_that_were_tuned(tmp_path, capsys, options):
+    start = tiny.random_policy(jnp.dtype("float32"))
+    save_pretrained(tmp_path / "start", *start, dtype="bfloat16")
+    settings = ["experiment=smoke", "control=false", "policy=local"]
+    config = load_config([*settings, f"policy.path={tmp_path / 'start'}"])
+    checkpoint(tmp_path / "run", config)
+    output = tmp_path / "policy"
+    assert main(["export", str(tmp_path / "run"), "-o", str(output), *options]) == ExitCode.OK
+    wanted = "float32" if options else "bfloat16"
+    assert ("rounded to bfloat16, that of the model" in capsys.readouterr().out) == (not options)
+    assert pretrained_dtype(output) == wanted
 
 
 def test_the_adapter_alone_is_the_policy_by_its_files(averaging, tmp_path):
