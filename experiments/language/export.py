@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..runs.folder import read_events
 from ..settings.schema import LanguageConfig, PolicyConfig
 from ..settings.stored import read_config
 from ..terminal.console import Console
@@ -45,6 +46,8 @@ def export_policy(
       ConfigError: the run has no such arm, no checkpoint that can be read, no average, or nothing
         that the format can hold.
     """
+    from .card import model_card
+
     config = read_config(folder / "config.yaml")
     if not isinstance(config, LanguageConfig):
         raise ConfigError(f"{shown(str(folder))}: only runs of kind language have a policy")
@@ -64,6 +67,8 @@ def export_policy(
             notes = formats()[form].write(tuned, new)
         except ValueError as error:  # of the library: the policy has no such form
             raise ConfigError(f"--format {form}: {one_line(error)}") from None
+        card = model_card(tuned, formats()[form], facts, read_events(folder), output)
+        (new / "README.md").write_text(card, encoding="utf-8")
         (new / "export.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     which = (
         "weights of the last step"
