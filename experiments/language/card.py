@@ -3,7 +3,6 @@
 What it says is what the run has recorded; a figure that is not there is left out.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from rsft_jax.selection import Law
 from ..settings.schema import LanguageConfig
 from ..settings.typed import leaves, to_dict
 from . import make
-from .exports import Format, TunedPolicy
+from .exports import Format, TunedPolicy, is_hub_name
 from .licences import base_licence
 
 _LAWS = {
@@ -24,7 +23,6 @@ _LAWS = {
     Law.HEURISTIC: "no target is stated",
 }
 _UNKNOWN = "unknown: see the base model"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 Event = Mapping[str, Any]
 
@@ -42,10 +40,10 @@ def model_card(
       folder: that was written; the card tells its name and no more of its place.
     """
     config, licence = tuned.config, base_licence(tuned.config.policy)
-    base = tuned.base_model if _is_hub_name(tuned.base_model) else Path(tuned.base_model).name
+    base = tuned.base_model if is_hub_name(tuned.base_model) else Path(tuned.base_model).name
     head = {
         **(licence or {"license": "unknown"}),
-        **({"base_model": base} if _is_hub_name(tuned.base_model) else {}),
+        **({"base_model": base} if is_hub_name(tuned.base_model) else {}),
         **({"library_name": form.library} if form.library else {}),
         "pipeline_tag": "text-generation",
         "tags": ["rejection-sampling", "rsft-jax"],
@@ -63,11 +61,6 @@ def model_card(
         loading.replace("{base_model}", base),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
-
-
-def _is_hub_name(name: str) -> bool:
-    """Whether a name is one of the Hub, `owner/model`, and no folder that is here."""
-    return _HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
 def _title(arm: str) -> str:
@@ -93,10 +86,12 @@ def _made(
     weights = "of the last step"
     if facts["weights"] == "averaged":
         weights = f"moving average, decay {config.training.ema_decay:g} a step"
+    adapter = config.policy.adapter
     named = licence.get("license_name") or licence.get("license")
     trained = f"{_said(config.training.part)}; learning rate {config.training.learning_rate:g}"
     return [
         ("base model", base),
+        *([("adapter in it", Path(adapter).name)] if adapter else []),
         ("licence", f"{named}, as the base model says" if named else _UNKNOWN),
         ("rule", f"{_said(config.selection)}" + (" (its count alone)" if control else "")),
         ("its law", f"{rule.law.name.lower()}: {_LAWS[rule.law]}"),

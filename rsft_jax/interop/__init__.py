@@ -2,7 +2,7 @@
 
 from rsft_jax.interop.gguf import read_gguf
 from rsft_jax.interop.huggingface import read_huggingface, write_huggingface
-from rsft_jax.interop.peft import save_adapter
+from rsft_jax.interop.peft import join_lora, largest_change, load_adapter, save_adapter
 from rsft_jax.interop.pretrained import (
     Pretrained,
     load_pretrained,
@@ -12,6 +12,9 @@ from rsft_jax.interop.pretrained import (
 
 __all__ = [
     "Pretrained",
+    "join_lora",
+    "largest_change",
+    "load_adapter",
     "load_pretrained",
     "pretrained_dtype",
     "read_gguf",

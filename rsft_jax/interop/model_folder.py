@@ -28,7 +28,8 @@ def check_one_model(path: Path) -> None:
     if (path / _ADAPTER).exists():
         raise ValueError(
             f"{path / _ADAPTER}: the folder holds an adapter (PEFT), which would be left out; "
-            "merge it into its base model, and give the folder of the merged model"
+            "give the folder of its base model, and merge it into its base model by `load_adapter` "
+            "or policy.adapter"
         )
     if (path / INDEX).exists() and (path / WEIGHTS).exists():
         raise ValueError(

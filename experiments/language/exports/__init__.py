@@ -25,6 +25,7 @@ for its help. A file whose name starts with an underscore is no format.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -171,6 +172,15 @@ def chosen_options(name: str, given: Mapping[str, str | None]) -> dict[str, str]
             allowed = ", ".join(own[flag].choices)
             raise ConfigError(f"--{flag}: {shown(value)}; with --format {name} one of {allowed}")
     return {flag: value for flag, value in values.items() if value is not None}
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name is one of the Hugging Face Hub, `owner/model`, and no folder that is here.
+
+    >>> is_hub_name("HuggingFaceTB/SmolLM2-135M-Instruct"), is_hub_name("/models/mine")
+    (True, False)
+    """
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
 
 
 _FOLDER = __name__.partition("experiments.")[2]
