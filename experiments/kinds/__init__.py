@@ -10,7 +10,7 @@ What the settings themselves can tell (arms, metrics, rounds) is asked of them; 
 Files of this folder import JAX only inside of their functions: help and completion list them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -32,6 +32,9 @@ class Export(Protocol):
         *,
         arm: str,
         weights: str | None,
+        form: str,
+        options: Mapping[str, str],
+        base_model: str | None,
         allow_packages: Sequence[str],
     ) -> None:
         """See `language.export.export_policy`."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..settings.schema import LanguageConfig
 from ..terminal.errors import ExitCode
@@ -26,13 +26,11 @@ def evaluate(folder: Path, allow_packages: Sequence[str] = ()) -> ExitCode:
     return evaluate_folder(folder, allow_packages)
 
 
-def export(
-    folder: Path, output: Path, *, arm: str, weights: str | None, allow_packages: Sequence[str]
-) -> None:
-    """Writes the policy as a Hugging Face folder."""
+def export(folder: Path, output: Path, **how: Any) -> None:
+    """Writes the policy for other programs, in one of the formats of `language/exports`."""
     from ..language.export import export_policy
 
-    export_policy(folder, output, arm=arm, weights=weights, allow_packages=allow_packages)
+    export_policy(folder, output, **how)
 
 
 KIND = Kind(settings=LanguageConfig, run=run, report=write_report, evaluate=evaluate, export=export)

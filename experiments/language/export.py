@@ -1,4 +1,4 @@
-"""The policy of a run as a folder that other programs read.
+"""The policy of a run as a folder that other programs read, in one of the formats of `exports`.
 
 Where the run keeps a moving average of its parameters (`training.ema_decay`), the average is what
 its held-out evaluations are of, and what is written; the weights "last" are the parameters
@@ -6,14 +6,17 @@ themselves. What was written is said, and stands in export.json beside it.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..settings.schema import LanguageConfig
+from ..runs.folder import read_events
+from ..settings.schema import LanguageConfig, PolicyConfig
 from ..settings.stored import read_config
 from ..terminal.console import Console
-from ..terminal.errors import ConfigError, shown
-from ..terminal.files import write_whole
+from ..terminal.errors import ConfigError, one_line, shown
+from ..terminal.files import whole_folder
+from .exports import DEFAULT, TunedPolicy, formats
 
 
 def export_policy(
@@ -22,24 +25,28 @@ def export_policy(
     *,
     arm: str = "policy",
     weights: str | None = None,
+    form: str = DEFAULT,
+    options: Mapping[str, str] | None = None,
+    base_model: str | None = None,
     allow_packages: Sequence[str] = (),
 ) -> None:
-    """Writes the policy of a run's last checkpoint.
+    """Writes the policy of a run's last checkpoint; all of it, or nothing.
 
     Args:
       folder: of the run.
       output: the folder to write, made if missing.
       arm: "policy" or "control".
       weights: "averaged" or "last"; by default the average, where the run keeps one.
+      form: name of a format, a file of `exports`.
+      options: of the format, by name.
+      base_model: what the tuned model is called; by default as in the settings of the run.
       allow_packages: the user's own packages that the run's settings may name.
 
     Raises:
-      ConfigError: the run has no such arm, no checkpoint that can be read, or no average.
+      ConfigError: the run has no such arm, no checkpoint that can be read, no average, or nothing
+        that the format can hold.
     """
-    from rsft_jax.interop import save_pretrained
-    from rsft_jax.training import CheckpointError
-
-    from .evaluate import open_run
+    from .card import model_card
 
     config = read_config(folder / "config.yaml")
     if not isinstance(config, LanguageConfig):
@@ -49,22 +56,59 @@ def export_policy(
         raise ConfigError(f"--arm: {shown(arm)} is not one of {', '.join(config.arms())}")
     if weights == "averaged" and decay is None:
         raise ConfigError("--weights: 'averaged'; the run has training.ema_decay=null, give last")
+    formats()[form].check(config)
     weights = weights or ("last" if decay is None else "averaged")
     console = Console()
+    facts = {"run": str(folder), "arm": arm, "weights": weights, "ema_decay": decay, "format": form}
+    tuned, done = _tuned(folder, facts, console, options, base_model, allow_packages)
+    facts |= {"round": done, "options": dict(tuned.options), "base_model": tuned.base_model}
+    with whole_folder(output) as new:
+        try:
+            notes = formats()[form].write(tuned, new)
+        except ValueError as error:  # of the library: the policy has no such form
+            raise ConfigError(f"--format {form}: {one_line(error)}") from None
+        card = model_card(tuned, formats()[form], facts, read_events(folder), output)
+        (new / "README.md").write_text(card, encoding="utf-8")
+        (new / "export.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    which = (
+        "weights of the last step"
+        if weights == "last"
+        else f"averaged weights (ema_decay {decay:g})"
+    )
+    console.say(f"{arm} after round {done}, {which}, as {form}: {output}")
+    for note in notes:
+        console.say(f"{form}: {note}")
+
+
+def _tuned(
+    folder: Path,
+    facts: Mapping[str, Any],
+    console: Console,
+    options: Mapping[str, str] | None,
+    base_model: str | None,
+    allow_packages: Sequence[str],
+) -> tuple[TunedPolicy, int]:
+    """What is exported, and the number of rounds behind it."""
+    from rsft_jax.training import CheckpointError
+
+    from .evaluate import open_run
+
     try:
         setup, done, states = open_run(folder, console, allow_packages)
     except CheckpointError as error:
         raise ConfigError(f"{shown(str(folder))}: {error}") from None
     if not done:
         raise ConfigError(f"{shown(str(folder))}: has no checkpoint yet, so nothing to export")
-    state = states[arm] if weights == "last" else setup.evaluated(states[arm])
-    policy = setup.policy
-    save_pretrained(output, policy.model, policy.params(state), policy.tokenizer)
-    facts = {"run": str(folder), "round": done, "arm": arm, "weights": weights, "ema_decay": decay}
-    write_whole(output / "export.json", json.dumps(facts, indent=2) + "\n")
-    which = (
-        "weights of the last step"
-        if weights == "last"
-        else f"averaged weights (ema_decay {decay:g})"
+    state = states[facts["arm"]]
+    tuned = TunedPolicy(
+        setup=setup,
+        state=state if facts["weights"] == "last" else setup.evaluated(state),
+        base_model=base_model or base_name(setup.config.policy),
+        options=options or {},
     )
-    console.say(f"{arm} after round {done}, {which}: {output}")
+    return tuned, done
+
+
+def base_name(policy: PolicyConfig) -> str:
+    """What the model that was tuned is called in the settings of a run."""
+    return policy.path or policy.asset or str(policy.function)

@@ -14,7 +14,8 @@ from rsft_jax import selection as rules
 from rsft_jax import sharding, training
 from rsft_jax.data import Prompt, read_prompts
 from rsft_jax.generation import SamplingParams
-from rsft_jax.interop import Pretrained, load_pretrained
+from rsft_jax.interop import Pretrained, largest_change, load_adapter, load_pretrained
+from rsft_jax.models.lora import merge_lora
 from rsft_jax.policies import EarlyStop
 from rsft_jax.rewards import PromptRow, Term, WeightedSum, from_text_score, weighted_sum
 from rsft_jax.types import PRNGKey
@@ -28,11 +29,33 @@ _STORIES = Path(__file__).parents[1] / "applications" / "stories" / "prompts.jso
 
 
 def load_policy(policy: schema.PolicyConfig, allowed: Sequence[str] = ()) -> Pretrained:
-    """Loads the model, its parameters and its tokenizer; fetches a pinned file when needed.
+    """Loads the model, its parameters and its tokenizer, with an adapter merged where one is named.
 
     Raises:
-      ConfigError: the asset is unknown, or the file is missing, damaged or of no known kind.
+      ConfigError: the asset is unknown, the file is missing, damaged or of no known kind, or the
+        adapter does not fit the model or changes nothing.
     """
+    base = _load_base(policy, allowed)
+    return base if policy.adapter is None else _with_adapter(base, policy.adapter)
+
+
+def _with_adapter(base: Pretrained, adapter: str) -> Pretrained:
+    """The model with the pairs of an adapter added to its kernels."""
+    field = f"policy.adapter: {shown(adapter)}"
+    try:
+        params = merge_lora(base.params, load_adapter(adapter, base.model))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{field}; {one_line(error)}") from None
+    if largest_change(base.model, base.params, params) == 0:
+        raise ConfigError(
+            f"{field}; moves no logit of the model: it is not trained (its lora_B are zero), or "
+            f"too small for policy.dtype={base.model.config.dtype}"
+        )
+    return base._replace(params=params)
+
+
+def _load_base(policy: schema.PolicyConfig, allowed: Sequence[str]) -> Pretrained:
+    """The model without an adapter; a pinned file is fetched when needed."""
     dtype = jnp.dtype(policy.dtype)
     if policy.function is not None:
         make = user_code.load_function(policy.function, allowed, "policy.function")

@@ -86,6 +86,8 @@ def make_setup(config: LanguageConfig, console: Console) -> Setup:
         f"{_size(policy.initial.params):,} trained, loaded in {time.monotonic() - start:.1f} s; "
         f"{len(train)} prompts to train on, {len(heldout)} held out"
     )
+    if config.policy.adapter is not None:
+        console.say(f"policy.adapter: {config.policy.adapter} is merged into the starting policy")
     _tell_small_set(config, len(train), console)
     given = None
     if offer is not None:

@@ -2,8 +2,8 @@
 
 import math
 
+from rsft_jax.interop.weights import named_family
 from rsft_jax.models import TransformerConfig
-from rsft_jax.models.families.llama import FAMILY as LLAMA
 
 
 def _shape(
@@ -55,4 +55,4 @@ def num_parameters(config: TransformerConfig) -> int:
     >>> num_parameters(SHAPES["smollm2-135m"])
     134515008
     """
-    return sum(math.prod(weight.shape(config)) for weight in LLAMA.weights(config))
+    return sum(math.prod(weight.shape(config)) for weight in named_family(config).weights(config))

@@ -1,10 +1,12 @@
-"""Files that are written whole, or not at all; and rows as CSV."""
+"""Files and folders that are written whole, or not at all; and rows as CSV."""
 
+import contextlib
 import csv
 import io
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,36 @@ def write_whole(path: Path, content: str | bytes) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `path` when the block ends without an error.
+
+    After an error, or a signal that raises one, nothing is left, nor a parent made for it.
+
+    Args:
+      path: missing, or a folder whose files stay beside the new ones.
+    """
+    path = path.absolute()
+    made = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        try:
+            os.rename(partial, path)  # at once; over an empty folder, too
+        except OSError:  # a file is left in it, or it is the root of a file system
+            for entry in sorted(partial.iterdir()):
+                shutil.move(entry, path / entry.name)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for parent in made:
+                parent.rmdir()
+        raise
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,16 +1,27 @@
-"""Other systems' formats: GGUF files and Hugging Face directories."""
+"""Other systems' formats: GGUF files, Hugging Face directories, adapters of PEFT."""
 
 from rsft_jax.interop.gguf import read_gguf
 from rsft_jax.interop.gguf_adapter import write_gguf_adapter
 from rsft_jax.interop.gguf_export import write_gguf
 from rsft_jax.interop.huggingface import read_huggingface, write_huggingface
-from rsft_jax.interop.pretrained import Pretrained, load_pretrained, save_pretrained
+from rsft_jax.interop.peft import join_lora, largest_change, load_adapter, save_adapter
+from rsft_jax.interop.pretrained import (
+    Pretrained,
+    load_pretrained,
+    pretrained_dtype,
+    save_pretrained,
+)
 
 __all__ = [
     "Pretrained",
+    "join_lora",
+    "largest_change",
+    "load_adapter",
     "load_pretrained",
+    "pretrained_dtype",
     "read_gguf",
     "read_huggingface",
+    "save_adapter",
     "save_pretrained",
     "write_gguf",
     "write_gguf_adapter",

@@ -8,6 +8,7 @@ names code of its own is refused, and so are pickled weights.
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from rsft_jax.interop.formats.safetensors import SafetensorsFile
 from rsft_jax.interop.formats.text_files import read_json, write_json
 from rsft_jax.interop.huggingface_tokenizer import read_tokenizer, write_tokenizer
 from rsft_jax.interop.model_folder import INDEX, WEIGHTS, check_one_model, older_files
+from rsft_jax.interop.shards import DTYPES, MAX_SHARD_BYTES, write_shards
 from rsft_jax.interop.weights import (
     family_of,
     fit_config,
@@ -66,6 +68,9 @@ def write_huggingface(
     config: TransformerConfig,
     params: Params,
     tokenizer: Tokenizer,
+    *,
+    dtype: str = "float32",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Writes a directory that Hugging Face transformers and `read_huggingface` can read.
 
@@ -79,14 +84,14 @@ def write_huggingface(
       config: the model's sizes.
       params: the unrolled parameters, with any low-rank adapters merged.
       tokenizer: the tokenizer, with at most `config.vocab_size` ids.
+      dtype: of the weights: "float32", "bfloat16" or "float16".
+      max_shard_bytes: weights of more bytes are divided among several files with an index.
 
     Raises:
-      ValueError: the parameters do not fit the configuration, files of its family cannot say what
-        it computes, the tokenizer is larger, or the directory holds weights in a form that is not
-        written here.
+      ValueError: the parameters do not fit the configuration or the dtype, files of its family
+        cannot say what it computes, the tokenizer is larger, or the directory holds weights in a
+        form that is not written here.
     """
-    from safetensors.numpy import save_file
-
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} ids, but the model only {config.vocab_size}"
@@ -98,17 +103,37 @@ def write_huggingface(
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=path) as scratch:
         new = Path(scratch)
-        save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
-        write_json(new / "config.json", _config_json(family, config, tokenizer, tensors))
+        write_shards(new, tensors, dtype, max_shard_bytes)
+        write_json(new / "config.json", _config_json(family, config, tokenizer, dtype))
         write_tokenizer(new, tokenizer, config.max_length)
         # safetensors makes files that only their owner can read.
-        (new / WEIGHTS).chmod((new / "config.json").stat().st_mode)
+        for weights in new.glob("*.safetensors"):
+            weights.chmod((new / "config.json").stat().st_mode)
         files = sorted(new.iterdir())
         # First, so that a crash in between leaves a folder that is refused, not one of two models.
         for old in older_files(path, [file.name for file in files]):
             old.unlink()
         for file in files:
             shutil.move(file, path / file.name)
+
+
+def huggingface_dtype(path: str | os.PathLike[str]) -> str:
+    """The dtype of most numbers of a directory's weights: "float32", "bfloat16" or "float16".
+
+    It is that of the files and not what `config.json` says of them, by which Transformers rounds.
+
+    Args:
+      path: the directory.
+
+    Raises:
+      ValueError: a file of weights is damaged.
+      FileNotFoundError: there are no weights.
+    """
+    counts: Counter[str] = Counter()
+    for tensor in _Shards(Path(path)).values():
+        counts[tensor.dtype.name] += tensor.size
+    name = counts.most_common(1)[0][0]
+    return name if name in DTYPES else "float32"  # of float64 nothing more is read
 
 
 class _Shards(Mapping[str, np.ndarray]):
@@ -201,16 +226,13 @@ def _check_value(
 
 
 def _config_json(
-    family: Family,
-    config: TransformerConfig,
-    tokenizer: Tokenizer,
-    tensors: Mapping[str, np.ndarray],
+    family: Family, config: TransformerConfig, tokenizer: Tokenizer, dtype: str
 ) -> dict[str, Any]:
     return {
         "architectures": [family.architecture],
         "model_type": family.model_types[0],
         **family.json_of(config),
-        "torch_dtype": str(next(iter(tensors.values())).dtype),
+        "torch_dtype": dtype,  # "dtype" since transformers 5, which reads this as well
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,

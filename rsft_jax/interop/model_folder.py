@@ -16,7 +16,7 @@ WEIGHTS = "model.safetensors"
 _ADAPTER = "adapter_config.json"
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # Files that say something of a model or of its tokenizer, and win over, or add to, what is written.
-_BESIDE = (INDEX, GENERATION, TEMPLATE, "chat_template.json", "special_tokens_map.json")
+_BESIDE = (INDEX, WEIGHTS, GENERATION, TEMPLATE, "chat_template.json", "special_tokens_map.json")
 _BESIDE += ("added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
 # Weights in other forms, which some reader would take for the model.
 _OTHERS = ("*.safetensors", "*.gguf", "pytorch_model*", "tf_model*", "flax_model*", "consolidated*")
@@ -28,7 +28,8 @@ def check_one_model(path: Path) -> None:
     if (path / _ADAPTER).exists():
         raise ValueError(
             f"{path / _ADAPTER}: the folder holds an adapter (PEFT), which would be left out; "
-            "merge it into its base model, and give the folder of the merged model"
+            "give the folder of its base model, and merge it into its base model by `load_adapter` "
+            "or policy.adapter"
         )
     if (path / INDEX).exists() and (path / WEIGHTS).exists():
         raise ValueError(

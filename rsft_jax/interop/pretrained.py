@@ -10,7 +10,12 @@ import jax.numpy as jnp
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.interop.formats.files import refuse_pickles
 from rsft_jax.interop.gguf import read_gguf
-from rsft_jax.interop.huggingface import read_huggingface, write_huggingface
+from rsft_jax.interop.huggingface import (
+    huggingface_dtype,
+    read_huggingface,
+    write_huggingface,
+)
+from rsft_jax.interop.shards import MAX_SHARD_BYTES
 from rsft_jax.models.transformer import Transformer
 from rsft_jax.types import Params
 
@@ -58,10 +63,35 @@ def load_pretrained(
     return Pretrained(Transformer(dataclasses.replace(config, dtype=dtype)), params, tokenizer)
 
 
+def pretrained_dtype(path: str | os.PathLike[str]) -> str:
+    """The dtype in which to save what was tuned from a model: that of its weights.
+
+    Args:
+      path: what `load_pretrained` takes.
+
+    Returns:
+      "float32", "bfloat16" or "float16"; "float32" for a GGUF file, whose weights are in blocks of
+      fewer bits, most of them.
+
+    Raises:
+      ValueError, FileNotFoundError: as `load_pretrained` raises them.
+    """
+    return huggingface_dtype(path) if Path(path).is_dir() else "float32"
+
+
 def save_pretrained(
-    path: str | os.PathLike[str], model: Transformer, params: Params, tokenizer: Tokenizer
+    path: str | os.PathLike[str],
+    model: Transformer,
+    params: Params,
+    tokenizer: Tokenizer,
+    *,
+    dtype: str = "float32",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Saves a model as a Hugging Face directory, which `load_pretrained` reads back exactly.
+    """Saves a model as a Hugging Face directory, which `load_pretrained` reads back.
+
+    In float32 it is read back exactly; `pretrained_dtype` tells the dtype of the model that was
+    loaded.
 
     Args:
       path: the directory; it is created if needed, and a model in it is replaced whole.
@@ -69,9 +99,13 @@ def save_pretrained(
       params: its parameters in the unrolled layout (see `rsft_jax.models.unstack_layers`), with
         any low-rank adapters merged.
       tokenizer: the tokenizer.
+      dtype: of the weights: "float32", "bfloat16" or "float16".
+      max_shard_bytes: weights of more bytes are divided among several files with an index.
 
     Raises:
-      ValueError: the parameters do not fit the model, or the directory holds weights in a form
-        that is not written here.
+      ValueError: the parameters do not fit the model or the dtype, or the directory holds weights
+        in a form that is not written here.
     """
-    write_huggingface(path, model.config, params, tokenizer)
+    write_huggingface(
+        path, model.config, params, tokenizer, dtype=dtype, max_shard_bytes=max_shard_bytes
+    )

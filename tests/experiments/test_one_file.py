@@ -1,5 +1,6 @@
-"""What one file adds: a selection rule, a kind of experiment, a command; and its YAML for `-cd`."""
+"""What one file adds: a rule, a kind of experiment, a command, a format; and its YAML for `-cd`."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -9,11 +10,17 @@ import pytest
 from rsft_jax.experiments import commands, kinds
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.commands.completion import complete
+from rsft_jax.experiments.language import exports
+from rsft_jax.experiments.language.checkpoints import save
+from rsft_jax.experiments.language.setup import make_setup
 from rsft_jax.experiments.runs import backend
+from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings import rules
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.settings.rules import SelectionConfig
+from rsft_jax.experiments.terminal.console import Console
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
+from rsft_jax.training import Checkpoints
 
 RULE = '''
 """The worst candidates."""
@@ -92,6 +99,26 @@ def command(arguments):
     print("hello", *arguments)
     return ExitCode.OK
 '''
+_ADDED = (".worst", ".coins", ".greet", ".sized")
+FORMAT = '''
+"""The number of parameters, for nobody."""
+
+import jax
+
+from rsft_jax.experiments.language.exports import Format, Option
+
+
+def write(tuned, folder):
+    size = sum(leaf.size for leaf in jax.tree.leaves(tuned.params))
+    (folder / "size").write_text(f"{size} {tuned.options['unit']} of {tuned.base_model}")
+    return ("counted",)
+
+
+FORMAT = Format(
+    summary="a count", write=write, loading="`cat {folder}/size`",
+    options=(Option("unit", "of the count", choices=("floats", "bytes"), default="floats"),),
+)
+'''
 
 
 @pytest.fixture
@@ -106,7 +133,7 @@ def add(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, f"{package.__name__}.{name}", raising=False)
 
     yield add
-    for module in [name for name in sys.modules if name.endswith((".worst", ".coins", ".greet"))]:
+    for module in [name for name in sys.modules if name.endswith(_ADDED)]:
         del sys.modules[module]
 
 
@@ -173,6 +200,31 @@ def test_a_command_is_one_file(add, capsys):
     assert main(["help"]) == ExitCode.OK
     assert "rsft greet NAME\n" in capsys.readouterr().out
     assert complete("rsft gre") == ["greet"]
+
+
+def test_a_format_of_export_is_one_file(tmp_path, add, capsys):
+    add(exports, "sized", FORMAT)
+    path = tmp_path / "run"
+    config = load_config(["experiment=smoke", "control=false"])
+    with (
+        open_run_folder(path, config, resume=False) as folder,
+        Checkpoints(folder.checkpoints) as checkpoints,
+    ):
+        shared = make_setup(config, Console(io.StringIO()))
+        save(checkpoints, folder, shared, 1, {"policy": shared.policy.new_state()})
+    export = ["export", str(path), "-o", str(tmp_path / "out"), "--format", "sized"]
+    assert main([*export, "--unit", "bits"]) == ExitCode.USAGE
+    assert "--unit: 'bits'; with --format sized one of floats, bytes" in capsys.readouterr().err
+    assert main(["export", str(path), "-o", "out", "--unit", "bytes"]) == ExitCode.USAGE
+    assert "--unit: 'bytes'; --format huggingface has no such option" in capsys.readouterr().err
+    assert main([*export, "--base-model", "my/model"]) == ExitCode.OK
+    assert "sized: counted" in capsys.readouterr().out
+    layer = 2 * 32 + 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64
+    size = 2 * 257 * 32 + 2 * layer + 32
+    assert (tmp_path / "out" / "size").read_text() == f"{size} floats of my/model"
+    facts = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert facts["format"] == "sized"
+    assert facts["options"] == {"unit": "floats"}
 
 
 def test_two_variants_of_one_name_are_refused(add):

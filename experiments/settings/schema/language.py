@@ -95,7 +95,13 @@ class LanguageConfig(RunConfig):
         **dict.fromkeys(_ROUND, "round"),
     }
     MAIN_METRIC: ClassVar[str | None] = "reward_mean"
-    PATHS: ClassVar[tuple[str, ...]] = ("policy.path", "data.path", "candidates", "store")
+    PATHS: ClassVar[tuple[str, ...]] = (
+        "policy.path",
+        "policy.adapter",
+        "data.path",
+        "candidates",
+        "store",
+    )
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (*RunConfig.MAY_CHANGE, "mesh")
     # What is new there is off, or changes no more than rounding, so that a stored run goes on,
     # repeats and exports as it was.

@@ -18,15 +18,20 @@ class PolicyConfig:
       path: a GGUF file or a Hugging Face folder on this machine.
       function: dotted path of a function of your own (dtype) -> Pretrained.
       dtype: what the model computes in; parameters and log-probabilities stay float32.
+      adapter: a folder with an adapter of PEFT (LoRA). It is merged into the model before the run
+        begins: the proposal of the first round, the reference of every KL and the "base" of the
+        report are the adapted model. It is not trained on: training/part=lora trains a new one
+        beside it, and `rsft export --format peft` writes both as one. null for none.
     """
 
     asset: str | None
     path: str | None
     function: str | None
     dtype: Literal["float32", "bfloat16"]
+    adapter: str | None = None
 
     def check(self) -> None:
-        """Checks that there is one model."""
+        """Checks that there is one model, and that an adapter can be one."""
         sources = (self.asset, self.path, self.function)
         if sum(source is not None for source in sources) != 1:
             raise ConfigError(
@@ -34,6 +39,8 @@ class PolicyConfig:
                 f"policy.function: {shown(self.function)}; give exactly one of them and set the "
                 "others to null"
             )
+        is_right = self.adapter is None or checks.is_path(self.adapter)
+        checks.check(is_right, "policy.adapter", self.adapter, "a path, or null")
 
 
 @dataclass(frozen=True, kw_only=True)

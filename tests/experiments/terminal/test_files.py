@@ -6,7 +6,7 @@ import os
 import pytest
 
 from rsft_jax.experiments.terminal import files
-from rsft_jax.experiments.terminal.files import to_csv, write_whole
+from rsft_jax.experiments.terminal.files import to_csv, whole_folder, write_whole
 
 
 def test_a_file_is_replaced_whole_or_stays_what_it_was(tmp_path, monkeypatch):
@@ -33,3 +33,28 @@ def test_rows_of_different_fields_become_one_table():
 
 def test_example_runs():
     assert doctest.testmod(files).failed == 0
+
+
+@pytest.mark.parametrize("there", [None, [], [".lock"]])
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path, there):
+    path = tmp_path / "a" / "b"
+    if there is not None:
+        path.mkdir(parents=True)
+        for name in there:
+            (path / name).touch()
+    before = sorted(tmp_path.rglob("*"))
+
+    def interrupted():
+        with whole_folder(path) as new:
+            (new / "one").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert sorted(tmp_path.rglob("*")) == before
+    with whole_folder(path) as new:
+        (new / "one").write_text("1")
+        assert not (path / "one").exists()
+    names = [entry.relative_to(path).as_posix() for entry in sorted(path.rglob("*"))]
+    assert names == [*(there or []), "one"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["b"]
