@@ -69,7 +69,7 @@ def test_export_writes_the_weights_that_it_names(averaging, tmp_path, capsys, op
         (["--weights", "averaged"], "--weights: 'averaged'; the run has training.ema_decay=null"),
         (["--weights", "mean"], "invalid choice: 'mean'"),
         (["--arm", "control"], "--arm: 'control' is not one of policy"),
-        ([], "has no checkpoint yet, so nothing to export"),
+        ([], "has no checkpoint yet, and so no tuned policy"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, options, message):
