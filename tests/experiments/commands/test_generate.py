@@ -12,20 +12,14 @@ import pytest
 
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.language import completions
-from rsft_jax.experiments.language.checkpoints import save
 from rsft_jax.experiments.language.prompt_files import read_prompt_file
-from rsft_jax.experiments.language.setup import make_setup
 from rsft_jax.experiments.runs import backend
-from rsft_jax.experiments.runs.folder import open_run_folder
-from rsft_jax.experiments.settings.compose import load_config
-from rsft_jax.experiments.terminal.console import Console
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
 from rsft_jax.generation import SamplingParams, generate
 from rsft_jax.interop import load_pretrained
 from rsft_jax.models import cache_fn, logits_fn
 from rsft_jax.policies import encode_prompts
-from rsft_jax.training import Checkpoints
-from tests.experiments.smoke import SMOKE
+from tests.experiments.tuned_run import tuned_run
 from tests.tiny import write_tiny_gguf
 
 QUESTIONS = ["Hello there", "Tell me a story", "what?", "and then?", "why"]
@@ -93,31 +87,21 @@ def test_rows_are_what_generate_draws_whatever_the_batches(tiny, prompts, tmp_pa
         np.testing.assert_allclose(row["log_prob"], drawn.log_probs[i, j].sum(), rtol=1e-5)
 
 
-def test_a_run_is_drawn_from_as_it_was_tuned_with_its_own_sampling(tmp_path, prompts, capsys):
-    path = tmp_path / "run"
-    config = load_config([*SMOKE, "control=false", "sampling.temperature=0.0"])
-    with (
-        open_run_folder(path, config, resume=False) as folder,
-        Checkpoints(folder.checkpoints) as checkpoints,
-    ):
-        shared = make_setup(config, Console(io.StringIO()))
-        state = shared.policy.new_state()
-        # Only the adapters of one layer say which policy it is, so they are made large.
-        params = jax.tree.map(lambda x: x + 0.5, state.params)
-        state = state.replace(params=params)
-        save(checkpoints, folder, shared, 1, {"policy": state})
-    assert run(path, "--prompts", prompts, "-o", tmp_path / "out") == ExitCode.OK
-    assert "policy after round 1, weights of the last step; 5 prompts x 1; greedy, at most 12 " in (
-        capsys.readouterr().err.replace("\n", " ")
-    )
-    batch = encode_prompts(QUESTIONS, shared.policy.tokenizer, room=400)
-    texts = {}
-    for name, params in (("tuned", state), ("base", shared.policy.initial)):
-        drawn = shared.policy.propose(jax.random.key(0), params, batch, num_candidates=1)
-        rows = [t[0, : n[0]] for t, n in zip(np.asarray(drawn.tokens), np.asarray(drawn.lengths))]
-        texts[name] = shared.policy.tokenizer.decode_completions(rows)
-    assert [row["completion"] for row in rows_of(tmp_path / "out")] == texts["tuned"]
-    assert texts["tuned"] != texts["base"]
+def test_a_run_is_drawn_from_as_it_was_tuned_with_its_own_sampling(
+    tmp_path, prompts, capsys, monkeypatch
+):
+    path, tuned, base = tuned_run(tmp_path / "run", "sampling.temperature=0.5")
+    seen = []
+    monkeypatch.setattr(completions, "draw_rows", lambda policy, *a, **o: seen.append(policy) or [])
+    assert run(path, "--prompts", prompts, "-o", tmp_path / "out", "--top-k", "5") == ExitCode.OK
+    said = "policy after round 1, weights of the last step; 5 prompts x 1; temperature 0.5, top-k 5"
+    assert said in capsys.readouterr().err.replace("\n", " ")
+    [policy] = seen
+    assert (policy.law.temperature, policy.law.top_k, policy.law.max_new_tokens) == (0.5, 5, 12)
+    jax.tree.map(np.testing.assert_array_equal, policy.params, tuned)
+    jax.tree.map(np.testing.assert_array_equal, policy.base(), base)
+    gaps = jax.tree.map(lambda x, y: np.abs(x - y).max(), tuned, base)
+    assert max(jax.tree.leaves(gaps)) > 1e-3
     for flags, part in [
         (["--arm", "control"], "--arm: 'control' is not one of policy"),
         (["--weights", "averaged"], "the run has training.ema_decay=null"),
