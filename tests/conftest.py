@@ -56,6 +56,7 @@ _COMPILED_QUICKLY = (
     "generation/test_masks.py",
     "generation/test_pruning.py",
     "generation/test_speculative.py",
+    "generation/test_stream.py",
     "policies/",
     "sampling/test_contract.py",
     "sampling/test_diagnostics.py",
