@@ -50,10 +50,13 @@ def _num_maps() -> int:
 # must have the same bits whatever the shapes or devices, which depends on how loops are compiled.
 _UNOPTIMIZED = "jax_disable_most_optimizations"
 _COMPILED_QUICKLY = (
+    "experiments/commands/test_chat.py",
+    "experiments/commands/test_generate.py",
     "generation/test_law.py",
     "generation/test_masks.py",
     "generation/test_pruning.py",
     "generation/test_speculative.py",
+    "generation/test_stream.py",
     "interop/test_family_parity.py",
     "policies/",
     "sampling/test_contract.py",

@@ -19,7 +19,9 @@ from ..settings.schema import RunConfig
 from ..terminal.errors import ConfigError, ExitCode, shown
 
 if TYPE_CHECKING:
+    from ..language.opened import Opened
     from ..runs.folder import RunFolder
+    from ..terminal.console import Console
 
 
 class Export(Protocol):
@@ -40,6 +42,22 @@ class Export(Protocol):
         """See `language.export.export_policy`."""
 
 
+class Open(Protocol):
+    """Opens the policy of a run's last checkpoint, to be drawn from."""
+
+    def __call__(
+        self,
+        folder: Path,
+        console: "Console",
+        *,
+        arm: str,
+        weights: str | None,
+        allow_packages: Sequence[str],
+    ) -> "Opened":
+        """See `language.opened.open_tuned`."""
+        ...
+
+
 class Kind(NamedTuple):
     """A kind of experiment.
 
@@ -50,6 +68,7 @@ class Kind(NamedTuple):
       evaluate: `(folder, allowed packages) -> exit code`: measures the last checkpoint again; None
         where there is nothing to measure.
       export: writes the policy for other programs; None where there is no policy.
+      open: opens the policy to be drawn from; None where there is none.
     """
 
     settings: type[RunConfig]
@@ -57,6 +76,7 @@ class Kind(NamedTuple):
     report: Callable[[Path], Path] | None = None
     evaluate: Callable[[Path, Sequence[str]], ExitCode] | None = None
     export: Export | None = None
+    open: Open | None = None
 
 
 def kinds() -> dict[str, Kind]:

@@ -9,7 +9,9 @@ from ..terminal.errors import ExitCode
 from . import Kind, write_report
 
 if TYPE_CHECKING:
+    from ..language.opened import Opened
     from ..runs.folder import RunFolder
+    from ..terminal.console import Console
 
 
 def run(config: LanguageConfig, folder: "RunFolder") -> ExitCode:
@@ -33,4 +35,25 @@ def export(folder: Path, output: Path, **how: Any) -> None:
     export_policy(folder, output, **how)
 
 
-KIND = Kind(settings=LanguageConfig, run=run, report=write_report, evaluate=evaluate, export=export)
+def open_policy(
+    folder: Path,
+    console: "Console",
+    *,
+    arm: str,
+    weights: str | None,
+    allow_packages: Sequence[str],
+) -> "Opened":
+    """Opens the policy to be drawn from."""
+    from ..language.opened import open_tuned
+
+    return open_tuned(folder, console, arm=arm, weights=weights, allow_packages=allow_packages)
+
+
+KIND = Kind(
+    settings=LanguageConfig,
+    run=run,
+    report=write_report,
+    evaluate=evaluate,
+    export=export,
+    open=open_policy,
+)

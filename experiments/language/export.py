@@ -8,15 +8,15 @@ themselves. What was written is said, and stands in export.json beside it.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..runs.folder import read_events
 from ..settings.schema import LanguageConfig, PolicyConfig
 from ..settings.stored import read_config
 from ..terminal.console import Console
-from ..terminal.errors import ConfigError, one_line, shown
+from ..terminal.errors import ConfigError, one_line
 from ..terminal.files import whole_folder
 from .exports import DEFAULT, TunedPolicy, formats
+from .tuned import read_tuned
 
 
 def export_policy(
@@ -49,19 +49,27 @@ def export_policy(
     from .card import model_card
 
     config = read_config(folder / "config.yaml")
-    if not isinstance(config, LanguageConfig):
-        raise ConfigError(f"{shown(str(folder))}: only runs of kind language have a policy")
-    decay = config.training.ema_decay
-    if arm not in config.arms():
-        raise ConfigError(f"--arm: {shown(arm)} is not one of {', '.join(config.arms())}")
-    if weights == "averaged" and decay is None:
-        raise ConfigError("--weights: 'averaged'; the run has training.ema_decay=null, give last")
-    formats()[form].check(config)
-    weights = weights or ("last" if decay is None else "averaged")
+    if isinstance(config, LanguageConfig):  # before a model is loaded in vain
+        formats()[form].check(config)
     console = Console()
-    facts = {"run": str(folder), "arm": arm, "weights": weights, "ema_decay": decay, "format": form}
-    tuned, done = _tuned(folder, facts, console, options, base_model, allow_packages)
-    facts |= {"round": done, "options": dict(tuned.options), "base_model": tuned.base_model}
+    found = read_tuned(folder, console, arm=arm, weights=weights, allow_packages=allow_packages)
+    settings = found.setup.config
+    tuned = TunedPolicy(
+        setup=found.setup,
+        state=found.state,
+        base_model=base_model or base_name(settings.policy),
+        options=options or {},
+    )
+    facts = {
+        "run": str(folder),
+        "arm": found.arm,
+        "weights": found.weights,
+        "ema_decay": settings.training.ema_decay,
+        "format": form,
+        "round": found.round,
+        "options": dict(tuned.options),
+        "base_model": tuned.base_model,
+    }
     with whole_folder(output) as new:
         try:
             notes = formats()[form].write(tuned, new)
@@ -70,43 +78,9 @@ def export_policy(
         card = model_card(tuned, formats()[form], facts, read_events(folder), output)
         (new / "README.md").write_text(card, encoding="utf-8")
         (new / "export.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    which = (
-        "weights of the last step"
-        if weights == "last"
-        else f"averaged weights (ema_decay {decay:g})"
-    )
-    console.say(f"{arm} after round {done}, {which}, as {form}: {output}")
+    console.say(f"{found.about}, as {form}: {output}")
     for note in notes:
         console.say(f"{form}: {note}")
-
-
-def _tuned(
-    folder: Path,
-    facts: Mapping[str, Any],
-    console: Console,
-    options: Mapping[str, str] | None,
-    base_model: str | None,
-    allow_packages: Sequence[str],
-) -> tuple[TunedPolicy, int]:
-    """What is exported, and the number of rounds behind it."""
-    from rsft_jax.training import CheckpointError
-
-    from .evaluate import open_run
-
-    try:
-        setup, done, states = open_run(folder, console, allow_packages)
-    except CheckpointError as error:
-        raise ConfigError(f"{shown(str(folder))}: {error}") from None
-    if not done:
-        raise ConfigError(f"{shown(str(folder))}: has no checkpoint yet, so nothing to export")
-    state = states[facts["arm"]]
-    tuned = TunedPolicy(
-        setup=setup,
-        state=state if facts["weights"] == "last" else setup.evaluated(state),
-        base_model=base_model or base_name(setup.config.policy),
-        options=options or {},
-    )
-    return tuned, done
 
 
 def base_name(policy: PolicyConfig) -> str:

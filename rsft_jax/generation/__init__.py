@@ -1,4 +1,4 @@
-"""Autoregressive decoding for any `LogitsFn`: generate, score, and their parts."""
+"""Autoregressive decoding for any `LogitsFn`: generate, stream, score, and their parts."""
 
 from rsft_jax.generation.accepted import (
     REASONS,
@@ -27,6 +27,7 @@ from rsft_jax.generation.pruning import PrunedCompletions, Pruning, generate_pru
 from rsft_jax.generation.slots import GenerationProgress
 from rsft_jax.generation.speculative import Draft, ModelDraft, NgramDraft, Speculative
 from rsft_jax.generation.stopping import stop_strings
+from rsft_jax.generation.stream import StreamedToken, stream
 from rsft_jax.generation.types import (
     Completions,
     Prompts,
@@ -58,6 +59,7 @@ __all__ = [
     "SamplingParams",
     "Speculative",
     "StopFn",
+    "StreamedToken",
     "as_prompts",
     "check_completions",
     "count_tried",
@@ -78,4 +80,5 @@ __all__ = [
     "score",
     "stop_strings",
     "stopped_rate",
+    "stream",
 ]

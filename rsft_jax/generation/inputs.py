@@ -66,19 +66,21 @@ def candidate_keys(
     prompt_ids: Array | np.ndarray | Sequence[int] | None,
     num_candidates: int,
 ) -> PRNGKey:
-    """`[P, N]` keys: `fold_in(fold_in(key, prompt_ids[i]), j)` for candidate j of prompt i."""
+    """`[P, N]` keys: `candidate_key(key, prompt_ids[i], j)` for candidate j of prompt i."""
     count = prompts.tokens.shape[0]
     ids = jnp.arange(count) if prompt_ids is None else jnp.asarray(prompt_ids)
     chex.assert_shape(ids, (count,))
     return _candidate_keys(key, ids, num_candidates)
 
 
+def candidate_key(key: PRNGKey, prompt_id: Array | int, candidate: Array | int) -> PRNGKey:
+    """The key of one candidate, which depends on its prompt's identity and its number alone."""
+    return jax.random.fold_in(jax.random.fold_in(key, prompt_id), candidate)
+
+
 @functools.partial(jax.jit, static_argnames="num_candidates")
 def _candidate_keys(key: PRNGKey, ids: Array, num_candidates: int) -> PRNGKey:
-    """`[P, N]` keys: `fold_in(fold_in(key, prompt), candidate)`."""
-
-    def of_prompt(prompt: Array) -> PRNGKey:
-        prompt_key = jax.random.fold_in(key, prompt)
-        return jax.vmap(lambda j: jax.random.fold_in(prompt_key, j))(jnp.arange(num_candidates))
-
-    return jax.vmap(of_prompt)(ids)
+    """`[P, N]` keys of all candidates."""
+    of_prompt = jax.vmap(candidate_key, in_axes=(None, None, 0))
+    numbers = jnp.arange(num_candidates)
+    return jax.vmap(of_prompt, in_axes=(None, 0, None))(key, ids, numbers)

@@ -82,7 +82,7 @@ def test_export_writes_the_weights_that_it_names(averaging, tmp_path, capsys, op
         (["--arm", "control"], "--arm: 'control' is not one of policy"),
         (["--format", "ggml"], "--format: 'ggml' is not one of "),
         (["--format", "peft"], "--format: 'peft'; the run has training.part.name='matching'"),
-        ([], "has no checkpoint yet, so nothing to export"),
+        ([], "has no checkpoint yet, and so no tuned policy"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, options, message):
