@@ -60,6 +60,14 @@ def scored(
     return dataclasses.replace(record, terms=terms, reward=reward, judge=judge)
 
 
+def without_failed(record: Record) -> Record:
+    """The record with no score for candidates that failed: their texts are empty or not theirs."""
+    failed, nan = record.failed, np.nan
+    terms = {name: np.where(failed, nan, values) for name, values in record.terms.items()}
+    reward, judge = (np.where(failed, nan, values) for values in (record.reward, record.judge))
+    return dataclasses.replace(record, terms=terms, reward=reward, judge=judge)
+
+
 def score_texts(
     prompts: PromptBatch,
     completions: Completions,

@@ -170,7 +170,6 @@ class Answers:
         self.store.append(rows)
 
     def _row(self, name: str, question: Question, number: int, answer: Answer) -> dict[str, Any]:
-        endpoint = self.client.endpoint
         return {
             "round": 0,
             "arm": self._kind,
@@ -184,7 +183,7 @@ class Answers:
             "reward": math.nan,
             "judge": math.nan,
             "draw": name,
-            "policy": f"{endpoint.model} at {endpoint.base_url}",
+            "policy": self.client.endpoint.where,
             "law": json.dumps(dict(question.options), sort_keys=True),
             "key": str(question.seed + number),
             "place": 0,

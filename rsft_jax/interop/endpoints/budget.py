@@ -15,7 +15,7 @@ class Budget:
 
     Args:
       max_requests: the most requests; None for no cap.
-      max_tokens: the most tokens, of prompts and answers together; None for no cap.
+      max_total_tokens: the most tokens, of prompts and answers together; None for no cap.
 
     Raises:
       ValueError: a cap below 1.
@@ -31,11 +31,11 @@ class Budget:
       rsft_jax.interop.endpoints.errors.BudgetSpent: max_requests: all 1 are spent
     """
 
-    def __init__(self, *, max_requests: int | None = None, max_tokens: int | None = None):
-        for name, cap in (("max_requests", max_requests), ("max_tokens", max_tokens)):
+    def __init__(self, *, max_requests: int | None = None, max_total_tokens: int | None = None):
+        for name, cap in (("max_requests", max_requests), ("max_total_tokens", max_total_tokens)):
             if cap is not None:
                 check_integer(name, cap)
-        self._max_requests, self._max_tokens = max_requests, max_tokens
+        self._max_requests, self._max_tokens = max_requests, max_total_tokens
         self.requests, self.tokens = 0, 0
         self._reserved = 0
         self._settled = threading.Condition()
@@ -56,8 +56,8 @@ class Budget:
                 raise BudgetSpent(f"max_requests: all {self._max_requests} are spent")
             if not self._fits(tokens):
                 raise BudgetSpent(
-                    f"max_tokens: {self.tokens} of {self._max_tokens} are spent, and the next "
-                    f"request can take {tokens}"
+                    f"max_total_tokens: {self.tokens} of {self._max_tokens} are spent, and the "
+                    f"next request can take {tokens}"
                 )
             self.requests += 1
             self._reserved += tokens

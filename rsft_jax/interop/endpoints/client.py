@@ -74,6 +74,11 @@ class Endpoint:
         for name in ("attempts", "concurrency"):
             check_integer(name, getattr(self, name))
 
+    @property
+    def where(self) -> str:
+        """Model and address, in words."""
+        return f"{self.model} at {self.base_url}"
+
 
 class Client:
     """Sends requests to an endpoint; threads may share one.
@@ -137,12 +142,12 @@ class Client:
         """
         # Of a prompt no tokenizer makes more tokens than it has bytes, a template's few aside.
         most = most_tokens + sum(len(m["content"].encode()) + 16 for m in messages)
-        problem, wait = "", 0.0
+        problem, wait, where = "", 0.0, self.endpoint.where
         for attempt in range(1, self.endpoint.attempts + 1):
             if attempt > 1 and not stopped():
                 self._sleep(wait)
             if stopped():
-                raise EndpointError(f"{self._where}: stopped; {problem or 'not asked yet'}")
+                raise EndpointError(f"{where}: stopped; {problem or 'not asked yet'}")
             self.budget.reserve(most)
             used = most
             try:
@@ -160,10 +165,10 @@ class Client:
             wait = back_off(attempt, name, **limits) if asked is None else asked
             if wait > self.endpoint.longest_wait:
                 raise EndpointError(
-                    f"{self._where}: {problem}; it asks to wait {wait:g} s, more than longest_wait "
-                    f"= {self.endpoint.longest_wait:g}"
+                    f"{where}: {problem}; it asks to wait {wait:g} s, more than longest_wait = "
+                    f"{self.endpoint.longest_wait:g}"
                 )
-        raise EndpointError(f"{self._where}: {problem}; after {self.endpoint.attempts} tries")
+        raise EndpointError(f"{where}: {problem}; after {self.endpoint.attempts} tries")
 
     def _post(self, messages: Messages, options: Mapping[str, Any]) -> str:
         """One try: the body of a response of status 200."""
@@ -212,17 +217,13 @@ class Client:
         """Raises unless a try like this one may succeed."""
         status, said = error.status_code, self._said(error)
         if status in _OF_THE_REQUEST:
-            raise RequestRefused(f"{self._where}: status {status}: {said}") from None
+            raise RequestRefused(f"{self.endpoint.where}: status {status}: {said}") from None
         if status < 500 and (status not in _AGAIN or error.code == "insufficient_quota"):
-            raise EndpointError(f"{self._where}: status {status}: {said}") from None
+            raise EndpointError(f"{self.endpoint.where}: status {status}: {said}") from None
 
     def _said(self, error: Any) -> str:
         text = self._without_key(" ".join(str(error).split()))
         return text if len(text) <= 300 else text[:297] + "..."
-
-    @property
-    def _where(self) -> str:
-        return f"{self.endpoint.model} at {self.endpoint.base_url}"
 
     @functools.cached_property
     def _openai(self) -> "OpenAI":

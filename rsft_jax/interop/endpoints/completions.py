@@ -75,13 +75,22 @@ class Completer:
           say it.
         """
         check_between("num", check_integer("num", num), 1, SEED_BLOCK)
+        answered = self.answers.of(self._questions(chats, seeds, num), on_answered)
+        return answered if self.log_prob_known else [_without_log_prob(row) for row in answered]
+
+    def names(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[str]:
+        """The draws under which the answers of `draw` are kept."""
+        endpoint = self.answers.client.endpoint
+        return [question.name(endpoint) for question in self._questions(chats, seeds, 1)]
+
+    def _questions(
+        self, chats: Sequence[Messages], seeds: Sequence[int], num: int
+    ) -> list[Question]:
         options = self.law.options(self.server) | ({"logprobs": True} if self.log_probs else {})
-        questions = [
+        return [
             Question(chat, options, seed, num, self.law.max_tokens)
             for chat, seed in zip(chats, seeds, strict=True)
         ]
-        answered = self.answers.of(questions, on_answered)
-        return answered if self.log_prob_known else [_without_log_prob(row) for row in answered]
 
 
 def first_seed(key: str, number: int) -> int:
