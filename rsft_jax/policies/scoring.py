@@ -61,11 +61,16 @@ def scored(
 
 
 def without_failed(record: Record) -> Record:
-    """The record with no score for candidates that failed: their texts are empty or not theirs."""
-    failed, nan = record.failed, np.nan
-    terms = {name: np.where(failed, nan, values) for name, values in record.terms.items()}
-    reward, judge = (np.where(failed, nan, values) for values in (record.reward, record.judge))
-    return dataclasses.replace(record, terms=terms, reward=reward, judge=judge)
+    """The record with no score and no log q for candidates that failed, whose texts are empty."""
+
+    def known(values: np.ndarray) -> np.ndarray:
+        return np.where(record.failed, np.nan, values)
+
+    return dataclasses.replace(
+        record,
+        terms={name: known(values) for name, values in record.terms.items()},
+        **{name: known(getattr(record, name)) for name in ("reward", "judge", "log_prob")},
+    )
 
 
 def score_texts(
