@@ -33,7 +33,12 @@ from ..terminal.parser import Parser
 from ..terminal.signals import Terminated
 from .help import EXAMPLES, groups_help
 
-_STATUS = {ExitCode.OK: "finished", ExitCode.NO_DATA: "no data"}  # of the run; else it failed
+# Of the run; else it failed.
+_STATUS = {
+    ExitCode.OK: "finished",
+    ExitCode.NO_DATA: "no data",
+    ExitCode.CAPPED: "interrupted",
+}
 
 
 def command(arguments: list[str]) -> ExitCode:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,17 +12,20 @@ from rsft_jax.generation import Completions
 from rsft_jax.numerics.round_keys import collect_keys
 from rsft_jax.policies import (
     EarlyStop,
+    EndpointProposal,
     KeptDraws,
     PolicyNames,
     PromptBatch,
     Replay,
     Source,
     Stopped,
+    Told,
     accepted_before,
     collect_until_accepted,
     improve,
     score_texts,
     tokens_saved,
+    without_failed,
 )
 from rsft_jax.rollouts import RolloutStore
 from rsft_jax.rounds import (
@@ -51,11 +55,13 @@ class Drawn(NamedTuple):
       source: as columns of a rollout file.
       figures: of drawing them; None if nothing was drawn.
       stopped: what is known where drawing stopped early; None where all was drawn.
+      counts: of candidates that are not as they were drawn, as figures of the round.
     """
 
     source: Mapping[str, list[Any]]
     figures: Mapping[str, Any] | None = None
     stopped: Stopped | None = None
+    counts: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,8 +103,8 @@ class Arm:
             "improve": play.improve,
             "first_round": number,
             "num_rounds": number,
-            # Candidates that are given are not of this policy.
-            "check": self._check() if self.setup.given is None else None,
+            # Candidates that are given, or asked for, are not of this policy.
+            "check": self._check() if self.setup.is_on_policy else None,
         }
         key = self.setup.keys["rounds"]
         if self.early is not None:
@@ -128,6 +134,8 @@ class _Play:
                 Drawn({"place": places.tolist()}),
                 setup.given.log_proposal(prompts.places),
             )
+        if setup.proposal is not None:
+            return self._asked(setup.proposal, key, state, prompts)
         num, source, shown = self._drawing(key, state)
 
         def draw(some: PromptBatch) -> Completions:
@@ -136,6 +144,29 @@ class _Play:
 
         completions = arm.store.get(source, prompts, num, draw, round_=self.number, arm=arm.name)
         return Proposed(completions, Drawn(source.columns(prompts, num), shown.figures()))
+
+    def _asked(
+        self, proposal: EndpointProposal, key: PRNGKey, state: TrainState, prompts: PromptBatch
+    ) -> Proposed:
+        """Candidates of a served model, and what is to be told of them."""
+        console, stage = self.arm.setup.console, f"round {self.number}: ask for {self.arm.name}"
+        budget = proposal.completer.answers.client.budget
+        before = budget.requests, budget.tokens
+        with console.progress(stage, len(prompts.prompts), "prompts") as advance:
+            proposed = proposal.propose(key, state, prompts, advance)
+        told: Told = proposed.info
+        requests, tokens = budget.requests - before[0], budget.tokens - before[1]
+        total = len(prompts.prompts) * proposal.num_candidates
+        why = f" ({told.refused})" if told.refused else ""
+        console.say(
+            f"{stage}: {requests} requests, {tokens:,} tokens; of {total} candidates "
+            f"{told.num_cut} cut, {told.num_too_long} too long in the policy's tokens, "
+            f"{told.num_refused} refused or no whole answer{why}"
+        )
+        counts = {"num_cut": told.num_cut, "num_too_long": told.num_too_long}
+        counts |= {"num_refused": told.num_refused}
+        figures = {"requests": requests, "tokens": tokens}
+        return proposed._replace(info=Drawn(told.source, figures, counts=counts))
 
     def score(self, prompts: PromptBatch, completions: Completions) -> Scored:
         """Scores by the rewards of the run; what came with given candidates takes their place."""
@@ -149,6 +180,9 @@ class _Play:
             round_=self.number,
             arm=self.arm.name,
         )
+        if setup.proposal is not None:  # what is left out of its texts is nobody's answer
+            record = without_failed(scored.info)
+            return Scored(record.reward.astype(np.float32), record)
         if setup.given is None:
             return scored
         record = setup.given.scored(prompts.places, scored.info)

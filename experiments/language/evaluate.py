@@ -21,6 +21,7 @@ from ..settings.stored import read_config
 from ..terminal.console import Console
 from ..terminal.errors import ConfigError, ExitCode, shown
 from .checkpoints import load_states
+from .endpoint import answers_store
 from .events import interval_figures, mean_interval, text_figures
 from .progress import Drawing
 from .setup import Setup, make_setup
@@ -142,7 +143,7 @@ def open_run(
     )
     if not isinstance(config, LanguageConfig):
         raise ConfigError(f"{shown(str(path))}: only runs of kind language have a policy")
-    setup = make_setup(config, console)
+    setup = make_setup(config, console, answers_store(config, folder.draws))
     with Checkpoints(folder.checkpoints) as checkpoints:
         fresh = {arm: setup.policy.new_state() for arm in config.arms()}
         done, states = load_states(checkpoints, setup, fresh)

@@ -27,12 +27,22 @@ def log_round(folder: RunFolder, arm: Arm, report: RoundReport) -> dict[str, Any
         verdict = verdict_of(report.collected.selection, arm.rule)
         version = make.reward_version(arm.setup.config.reward)
         source = {**drawn.source, "reward_version": [version] * record.reward.size}
-        rows = to_rows(dataclasses.replace(record, verdict=verdict), source)
+        record = with_log_prob(dataclasses.replace(record, verdict=verdict), report)
+        rows = to_rows(record, source)
         name = folder.rollout_path(report.round, arm.name).stem
         RolloutStore(folder.rollouts).append(rows, name=name)
     event = round_event(arm, report, record, drawn)
     folder.log(event)
     return event
+
+
+def with_log_prob(record: Record, report: RoundReport) -> Record:
+    """The record with log q of whole completions where that of their tokens is not known."""
+    of_whole = report.collected.candidates.log_proposal
+    if of_whole is None:
+        return record
+    unknown, of_whole = np.isnan(record.log_prob), np.asarray(of_whole, np.float64)
+    return dataclasses.replace(record, log_prob=np.where(unknown, of_whole, record.log_prob))
 
 
 def round_event(arm: Arm, report: RoundReport, record: Record, drawn: Drawn) -> dict[str, Any]:
@@ -52,6 +62,7 @@ def round_event(arm: Arm, report: RoundReport, record: Record, drawn: Drawn) -> 
         "num_prompts": len(record.prompt_ids),
         "num_candidates": int(record.drawn.sum()),
         **_left_out(arm.setup.given, report.prompts.places),
+        **drawn.counts,
         "num_scored": int(scored.sum()),
         "num_accepted": int(accepted.sum()),
         "num_prompts_without": int((~accepted.any(axis=1)).sum()),

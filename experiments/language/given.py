@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rsft_jax.data import Prompt
-from rsft_jax.data.ends import without_end
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.generation import Completions
+from rsft_jax.policies import TextEncoder
 from rsft_jax.rollouts import Record
 
 from ..settings.schema import LanguageConfig
@@ -47,7 +47,7 @@ class Offer:
         tokens that it spells elsewhere are text.
         """
         shape, record = self.record.drawn.shape, self.record
-        ends = _Ends(tokenizer)
+        ends = TextEncoder(tokenizer)
         tokens = np.full((*shape, max_new_tokens), -1, np.int32)
         log_probs = np.zeros((*shape, max_new_tokens), np.float32)
         lengths, finished = np.zeros(shape, np.int32), record.finished.copy()
@@ -73,28 +73,6 @@ class Offer:
             too_long=too_long,
             notes=[*self.left_out, *_notes(record, lengths, too_long, counts)],
         )
-
-
-class _Ends:
-    """How the end of a text is encoded with a policy's tokenizer."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        ends = {*tokenizer.stop_token_ids, tokenizer.pad_id}
-        special = tokenizer.special_tokens
-        self._tokenizer, self._special = tokenizer, special
-        self._spelled = [token for token, i in special.items() if i in ends]
-        self._end = [] if tokenizer.end_id is None else [tokenizer.end_id]
-
-    def encode(
-        self, text: str, finished: bool, counts: "collections.Counter[str]"
-    ) -> tuple[list[int], bool]:
-        """The ids of a text, and whether it has an end; counts what is to be told of it."""
-        bare = without_end(text, self._spelled)
-        finished = finished or bare != text
-        counts["spelled"] += bare != text
-        counts["inside"] += any(token in bare for token in self._special)
-        counts["cut"] += not finished
-        return self._tokenizer.encode(bare) + (self._end if finished else []), finished
 
 
 def _notes(

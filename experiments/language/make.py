@@ -2,8 +2,9 @@
 
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,15 @@ from rsft_jax import sharding, training
 from rsft_jax.data import Prompt, read_prompts
 from rsft_jax.generation import SamplingParams
 from rsft_jax.interop import Pretrained, largest_change, load_adapter, load_pretrained
+from rsft_jax.interop.endpoints import Judge as EndpointJudge
 from rsft_jax.models.lora import merge_lora
 from rsft_jax.policies import EarlyStop
 from rsft_jax.rewards import PromptRow, Term, WeightedSum, from_text_score, weighted_sum
+from rsft_jax.rollouts import RolloutStore
 from rsft_jax.types import PRNGKey
 
 from ..settings import schema, user_code
+from ..settings.rewards import RewardTerm
 from ..settings.typed import to_dict
 from ..terminal.errors import ConfigError, one_line, shown
 from . import assets, tiny
@@ -113,21 +117,41 @@ def sampling_params(
     )
 
 
-def make_reward(reward: schema.RewardConfig, allowed: Sequence[str] = ()) -> WeightedSum:
-    """The reward that selection looks at, as named terms; penalties count negatively."""
+def make_reward(
+    reward: schema.RewardConfig, allowed: Sequence[str] = (), answers: RolloutStore | None = None
+) -> WeightedSum:
+    """The reward that selection looks at, as named terms; penalties count negatively.
+
+    Args:
+      reward: its settings.
+      allowed: the user's own packages whose functions may be called.
+      answers: where what endpoints say is kept; None keeps nothing.
+    """
     return weighted_sum(
         {
-            name: (term.build(allowed, f"reward.{name}"), term.weight)
+            name: (_function(term, allowed, f"reward.{name}", answers), term.weight)
             for name, term in reward.terms.items()
         }
     )
 
 
-def make_judge(reward: schema.RewardConfig, allowed: Sequence[str] = ()) -> Term:
+def make_judge(
+    reward: schema.RewardConfig, allowed: Sequence[str] = (), answers: RolloutStore | None = None
+) -> Term:
     """The second judge, which training never sees; without one, every score is NaN."""
     if reward.judge is None:
         return Term("judge", from_text_score(lambda text: float("nan")))
-    return Term("judge", reward.judge.build(allowed, "reward.judge"), reward.judge.weight)
+    function = _function(reward.judge, allowed, "reward.judge", answers)
+    return Term("judge", function, reward.judge.weight)
+
+
+def _function(
+    term: RewardTerm, allowed: Sequence[str], place: str, answers: RolloutStore | None
+) -> Callable[..., Any]:
+    function = term.build(allowed, place)
+    if answers is not None and isinstance(function, EndpointJudge):
+        return function.kept_in(answers)
+    return function
 
 
 def check_columns(reward: WeightedSum, judge: Term, prompts: Sequence[PromptRow]) -> None:

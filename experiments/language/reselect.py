@@ -21,6 +21,7 @@ from ..settings import schema
 from ..terminal.errors import ConfigError, shown
 from . import make
 from .candidates import check_log_prob
+from .endpoint import answers_store
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,8 +131,9 @@ def rescore(
     if run is not None and run.candidates is None:
         asked = {p.id: p for p in make.load_prompt_split(run.data, heldout=False)}
     version = make.reward_version(reward)
-    score = make.make_reward(reward, allow_packages)
-    judge = make.make_judge(reward, allow_packages)
+    answers = answers_store(run, folder if run is None else folder / "draws")
+    score = make.make_reward(reward, allow_packages, answers)
+    judge = make.make_judge(reward, allow_packages, answers)
     target = RolloutStore(folder / "rescored" / version)
     figures = []
     for part in parts:

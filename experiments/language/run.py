@@ -22,6 +22,7 @@ from ..terminal.errors import ExitCode
 from . import make
 from .arms import Arm, accepted_share
 from .checkpoints import restore, save
+from .endpoint import answers_store, cap_behind, check_clients
 from .evaluate import evaluate, log_evaluation
 from .events import log_round
 from .setup import Setup, make_setup
@@ -32,7 +33,8 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
     """Runs the rounds of all arms, or those that are left."""
     console = Console(None if folder.writes else io.StringIO())
     early = make.make_early_stop(config)
-    setup = make_setup(config, console)
+    setup = make_setup(config, console, answers_store(config, folder.draws))
+    check_clients(setup.proposal, [*setup.reward.members, setup.judge])
     draws = RolloutStore(config.store or folder.draws)
     rule = make.make_rule(config.selection, config.allow_packages)
     control = random_control(rule) if early is None else first_control(rule)
@@ -54,10 +56,16 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
         states = {name: setup.policy.new_state() for name in arms}
         done, states = restore(checkpoints, folder, setup, states)
         first = states if done else {"policy": setup.policy.initial}
-        _evaluate(setup, folder, first, done)
         for problem in draws.problems():
             console.say(f"store: {problem}")
-        code = _rounds(setup, folder, arms, states, done, checkpoints)
+        try:
+            _evaluate(setup, folder, first, done)
+            code = _rounds(setup, folder, arms, states, done, checkpoints)
+        except Exception as error:
+            if (cap := cap_behind(error)) is None:
+                raise
+            console.say(f"the cap of an endpoint is reached: {cap}; resume=true goes on")
+            code = ExitCode.CAPPED
     evaluations = (e for e in folder.events() if e["event"] == "evaluation")
     show_evaluations(console, evaluations, setup.config.evaluation.confidence)
     return code

@@ -9,6 +9,7 @@ import jax
 from rsft_jax.data import Prompt
 from rsft_jax.interop import Pretrained
 from rsft_jax.policies import (
+    EndpointProposal,
     LanguagePolicy,
     PromptBatch,
     encode_prompts,
@@ -16,6 +17,7 @@ from rsft_jax.policies import (
     same_width,
 )
 from rsft_jax.rewards import Term, WeightedSum
+from rsft_jax.rollouts import RolloutStore
 from rsft_jax.training import StepFn, TrainState, averaged_params
 from rsft_jax.types import Params, PRNGKey
 
@@ -24,6 +26,7 @@ from ..terminal.console import Console
 from ..terminal.errors import ConfigError, one_line
 from . import make
 from .candidates import ENDED_EARLY
+from .endpoint import check_rule, make_proposal
 from .given import Given, check_given, read_given
 
 
@@ -42,6 +45,7 @@ class Setup:
       keys: a random key for each use.
       console: where progress is shown.
       given: the candidates to train on, when none are drawn.
+      proposal: the served model that draws candidates, where the policy does not.
     """
 
     config: LanguageConfig
@@ -54,6 +58,12 @@ class Setup:
     keys: Mapping[str, PRNGKey]
     console: Console
     given: Given | None = None
+    proposal: EndpointProposal | None = None
+
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether the candidates are the policy's own."""
+        return self.given is None and self.proposal is None
 
     def evaluated(self, state: TrainState) -> TrainState:
         """The state that is evaluated and exported: the moving average, where one is kept."""
@@ -62,14 +72,22 @@ class Setup:
         return state.replace(params=averaged_params(state.opt_state))
 
 
-def make_setup(config: LanguageConfig, console: Console) -> Setup:
+def make_setup(
+    config: LanguageConfig, console: Console, answers: RolloutStore | None = None
+) -> Setup:
     """Loads and encodes everything that a run needs, before anything is drawn.
+
+    Args:
+      config: the settings.
+      console: where progress is shown.
+      answers: where what endpoints say is kept; None keeps nothing.
 
     Raises:
       ConfigError: for settings that do not fit the policy or the prompts.
     """
-    reward = make.make_reward(config.reward, config.allow_packages)
-    judge = make.make_judge(config.reward, config.allow_packages)
+    check_rule(config)
+    reward = make.make_reward(config.reward, config.allow_packages, answers)
+    judge = make.make_judge(config.reward, config.allow_packages, answers)
     offer = None if config.candidates is None else read_given(config)
     if offer is not None and offer.ended_early:
         console.say(ENDED_EARLY)
@@ -113,6 +131,7 @@ def make_setup(config: LanguageConfig, console: Console) -> Setup:
         keys=keys,
         console=console,
         given=given,
+        proposal=make_proposal(config, pretrained.tokenizer, answers),
     )
 
 

@@ -10,6 +10,7 @@ GROUPS = {
     "experiment": "what to run; picks an option of every other group",
     "policy": "the model to tune",
     "data": "the prompts",
+    "proposal": "who draws the candidates: the policy, or a model that is served",
     "sampling": "how candidates are drawn",
     "reward": "how candidates are scored",
     "selection": "which candidates are accepted",

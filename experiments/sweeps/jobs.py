@@ -26,6 +26,7 @@ from ..terminal.errors import ConfigError, ExitCode
 
 HUNG = 124  # exit code of a job that was stopped because it took too long, as of timeout(1)
 _STOP = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+_FINAL = (ExitCode.OK, ExitCode.USAGE, ExitCode.NO_DATA, ExitCode.CAPPED)
 _SECONDS_TO_STOP = 60
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -191,7 +192,7 @@ def run_attempts(
     """
     for attempt in range(1, retries + 2):
         code = run()
-        final = code in (ExitCode.OK, ExitCode.USAGE, ExitCode.NO_DATA, *_STOP)
+        final = code in (*_FINAL, *_STOP)
         if final or attempt > retries or stopped():
             return code, attempt
     raise AssertionError("unreachable")

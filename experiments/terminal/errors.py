@@ -14,6 +14,7 @@ class ExitCode(enum.IntEnum):
     FAILED = 1
     USAGE = 2
     NO_DATA = 3
+    CAPPED = 4
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -23,6 +24,7 @@ EXIT_CODE_HELP = {
     ExitCode.FAILED: "failed while running; the line names the file with the traceback",
     ExitCode.USAGE: "a setting or an argument is wrong; nothing was written",
     ExitCode.NO_DATA: "every candidate of a round was rejected; nothing was trained in it",
+    ExitCode.CAPPED: "an endpoint's cap on requests or tokens is reached; resume=true goes on",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C); resume=true goes on from the last checkpoint",
     ExitCode.TERMINATED: "stopped by SIGTERM; resume=true goes on from the last checkpoint",
 }

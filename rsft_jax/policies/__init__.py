@@ -18,6 +18,7 @@ from rsft_jax.policies.early_stop import (
     collect_until_accepted,
     tokens_saved,
 )
+from rsft_jax.policies.foreign import TextEncoder
 from rsft_jax.policies.improve import (
     Replay,
     Sequences,
@@ -34,28 +35,35 @@ from rsft_jax.policies.language import (
     language_policy,
 )
 from rsft_jax.policies.prompts import PromptBatch, encode_prompts, same_width
+from rsft_jax.policies.proposals import EndpointProposal, Proposal, Told, check_rule
 from rsft_jax.policies.scoring import (
     completion_tokens,
     reasons,
     record_of,
     score_texts,
     verdict_of,
+    without_failed,
 )
 
 __all__ = [
     "EarlyStop",
+    "EndpointProposal",
     "KeptDraws",
     "LanguagePolicy",
     "Memo",
     "PolicyNames",
     "PromptBatch",
+    "Proposal",
     "Replay",
     "Sequences",
     "Source",
     "Stopped",
+    "TextEncoder",
+    "Told",
     "TrainerLogits",
     "accepted_before",
     "accepted_sequences",
+    "check_rule",
     "collect_until_accepted",
     "completion_tokens",
     "encode_prompts",
@@ -70,4 +78,5 @@ __all__ = [
     "score_texts",
     "tokens_saved",
     "verdict_of",
+    "without_failed",
 ]

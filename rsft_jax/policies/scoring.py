@@ -60,6 +60,19 @@ def scored(
     return dataclasses.replace(record, terms=terms, reward=reward, judge=judge)
 
 
+def without_failed(record: Record) -> Record:
+    """The record with no score and no log q for candidates that failed, whose texts are empty."""
+
+    def known(values: np.ndarray) -> np.ndarray:
+        return np.where(record.failed, np.nan, values)
+
+    return dataclasses.replace(
+        record,
+        terms={name: known(values) for name, values in record.terms.items()},
+        **{name: known(getattr(record, name)) for name in ("reward", "judge", "log_prob")},
+    )
+
+
 def score_texts(
     prompts: PromptBatch,
     completions: Completions,

@@ -103,12 +103,16 @@ class Drawn(NamedTuple):
       log_probs: N arrays `[length]` float32 nats.
       finished: `[N]` bool.
       failed: `[N]` bool.
+      texts: N completions.
+      log_prob: `[N]` float64 of whole completions, where it is known besides; NaN elsewhere.
     """
 
     tokens: list[np.ndarray]
     log_probs: list[np.ndarray]
     finished: np.ndarray
     failed: np.ndarray
+    texts: list[str]
+    log_prob: np.ndarray
 
 
 class RolloutStore:
@@ -300,12 +304,15 @@ def _drawn(rows: Rollouts, draws: set[str]) -> dict[str, Drawn]:
         if draw in places and candidate == len(places[draw]):
             places[draw].append(row)
     failed = rows.columns.get("failed", np.zeros(rows.num_rows, bool))
+    log_prob = rows.columns.get("log_prob", np.full(rows.num_rows, np.nan))
     return {
         draw: Drawn(
             tokens=[rows["tokens"][row] for row in found],
             log_probs=[rows["log_probs"][row] for row in found],
             finished=rows["finished"][found],
             failed=failed[found],
+            texts=[rows["completion"][row] for row in found],
+            log_prob=log_prob[found],
         )
         for draw, found in places.items()
     }
@@ -317,6 +324,8 @@ def _first(drawn: Drawn, num: int) -> Drawn:
         log_probs=drawn.log_probs[:num],
         finished=drawn.finished[:num],
         failed=drawn.failed[:num],
+        texts=drawn.texts[:num],
+        log_prob=drawn.log_prob[:num],
     )
 
 

@@ -7,6 +7,7 @@ of its own fields. Selection rules have a folder of their own, `settings/rules/`
 
 from ..rules import SelectionConfig
 from .common import RunConfig
+from .drawing import EndpointProposal, PolicyProposal
 from .gaussian import (
     GaussianConfig,
     GaussianTrainingConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "BasicLauncher",
     "CheckpointConfig",
     "DataConfig",
+    "EndpointProposal",
     "EvaluationConfig",
     "GaussianConfig",
     "GaussianTrainingConfig",
@@ -73,6 +75,7 @@ __all__ = [
     "NoTracker",
     "PartConfig",
     "PolicyConfig",
+    "PolicyProposal",
     "PopulationConfig",
     "ProblemConfig",
     "RayLauncher",

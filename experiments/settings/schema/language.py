@@ -9,10 +9,12 @@ from ...terminal.errors import ConfigError, shown
 from .. import checks
 from ..rules import SelectionConfig
 from .common import RunConfig
+from .drawing import EndpointProposal, PolicyProposal, ProposalConfig
 from .judging import RewardConfig
 from .proposal import DataConfig, PolicyConfig, SamplingConfig
 from .training import MeshConfig, TrainingConfig
 
+_POLICY = PolicyProposal(source="policy")  # of runs that were stored before there was another
 _EVALUATION = ["reward_mean", "reward_low", "reward_high", "judge_mean", "judge_low", "judge_high"]
 _EVALUATION += ["kl_mean", "distinct_1", "distinct_2", "self_bleu", "length_mean", "finished_share"]
 _ROUND = ["acceptance_rate", "num_accepted", "reward_proposed", "reward_accepted", "ess"]
@@ -86,7 +88,8 @@ class LanguageConfig(RunConfig):
       store: a folder in which candidates are looked up before any is drawn, and kept; several runs
         may share it. null keeps them in output_dir/draws.
       candidates: train on the candidates that are there and draw none: the folder of a run, a
-        store, or a JSON Lines file with prompt, completion, reward. null draws from the policy.
+        store, or a JSON Lines file with prompt, completion, reward. null draws them.
+      proposal: who draws the candidates.
     """
 
     ARMS: ClassVar[tuple[str, ...]] = ("policy", "control")
@@ -126,6 +129,7 @@ class LanguageConfig(RunConfig):
     control: bool
     store: str | None
     candidates: str | None
+    proposal: ProposalConfig = _POLICY
 
     def check(self) -> None:
         """Checks the ranges, and that the parts fit each other."""
@@ -141,6 +145,8 @@ class LanguageConfig(RunConfig):
             self.selection.check_early_stop()
         self.training.check()
         self._check_clip_ratio()
+        if isinstance(self.proposal, EndpointProposal):
+            self._check_endpoint(self.proposal)
         self.mesh.check()
         if self.mesh.distributed and self.output_dir is None:
             raise ConfigError(
@@ -169,6 +175,22 @@ class LanguageConfig(RunConfig):
             if value is None:
                 is_right, allowed = given > 0, "above 0 with training.clip_ratio"
             checks.check(is_right, f"sampling.{name}", given, allowed)
+
+    def _check_endpoint(self, proposal: EndpointProposal) -> None:
+        """What does not go with candidates that a served model draws."""
+        proposal.check(self.sampling, self.selection)
+        without = "with proposal=endpoint"
+        for name, value, allowed in (
+            ("candidates", self.candidates, f"null {without}, which draws them"),
+            ("training.clip_ratio", self.training.clip_ratio,
+             f"null {without}, which knows log q of no token of the policy"),
+        ):  # fmt: skip
+            checks.check(value is None, name, value, allowed)
+        for name, value in (
+            ("sampling.early_stop", self.sampling.early_stop),
+            ("mesh.distributed", self.mesh.distributed),
+        ):
+            checks.check(not value, name, value, f"false {without}")
 
     def _check_early_stop(self) -> None:
         if self.candidates is not None:
