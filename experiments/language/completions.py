@@ -89,7 +89,7 @@ def draw_rows(
             num_candidates=num,
             sampling=policy.law,
             init_cache=cache_fn(policy.model),
-            prompt_ids=places,
+            prompt_ids=places.tolist(),
             slots=slots,
             max_length=policy.max_length,
             stop=stop_strings(policy.tokenizer.readings, strings) if strings else None,

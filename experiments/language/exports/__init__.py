@@ -146,7 +146,7 @@ def all_options() -> dict[str, tuple[Option, Sequence[str]]]:
     for name, form in formats().items():
         for option in form.options:
             found.setdefault(option.name, (option, []))[1].append(name)
-    return found
+    return {name: (option, having) for name, (option, having) in found.items()}
 
 
 def chosen_options(name: str, given: Mapping[str, str | None]) -> dict[str, str]:
