@@ -135,7 +135,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     for name, value in raw.items():
         if name not in fields | _SILENT | set(_ONLY) and not _is_one_of(value, _OFF):
             fail(name, "off (null or false), as it is not computed here")
-    found = {name: raw.get(name) for name in fields}
+    found: dict[str, Any] = {name: raw.get(name) for name in fields}
     for name, value in found.items():
         if not _CHECKS[name][0](value):
             fail(name, _CHECKS[name][1])
