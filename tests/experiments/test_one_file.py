@@ -1,6 +1,5 @@
 """What one file adds: a rule, a kind of experiment, a command, a format; and its YAML for `-cd`."""
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -11,16 +10,12 @@ from rsft_jax.experiments import commands, kinds
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.commands.completion import complete
 from rsft_jax.experiments.language import exports
-from rsft_jax.experiments.language.checkpoints import save
-from rsft_jax.experiments.language.setup import make_setup
 from rsft_jax.experiments.runs import backend
-from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings import rules
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.settings.rules import SelectionConfig
-from rsft_jax.experiments.terminal.console import Console
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
-from rsft_jax.training import Checkpoints
+from tests.experiments.smoke import after_a_round
 
 RULE = '''
 """The worst candidates."""
@@ -205,13 +200,7 @@ def test_a_command_is_one_file(add, capsys):
 def test_a_format_of_export_is_one_file(tmp_path, add, capsys):
     add(exports, "sized", FORMAT)
     path = tmp_path / "run"
-    config = load_config(["experiment=smoke", "control=false"])
-    with (
-        open_run_folder(path, config, resume=False) as folder,
-        Checkpoints(folder.checkpoints) as checkpoints,
-    ):
-        shared = make_setup(config, Console(io.StringIO()))
-        save(checkpoints, folder, shared, 1, {"policy": shared.policy.new_state()})
+    after_a_round(path, load_config(["experiment=smoke", "control=false"]))
     export = ["export", str(path), "-o", str(tmp_path / "out"), "--format", "sized"]
     assert main([*export, "--unit", "bits"]) == ExitCode.USAGE
     assert "--unit: 'bits'; with --format sized one of floats, bytes" in capsys.readouterr().err

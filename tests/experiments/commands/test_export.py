@@ -10,10 +10,8 @@ import pytest
 
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.language import tiny
-from rsft_jax.experiments.language.checkpoints import save
 from rsft_jax.experiments.language.evaluate import open_run
 from rsft_jax.experiments.language.exports import huggingface
-from rsft_jax.experiments.language.setup import make_setup
 from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.console import Console
@@ -21,30 +19,17 @@ from rsft_jax.experiments.terminal.errors import ExitCode
 from rsft_jax.interop import load_pretrained, pretrained_dtype, save_pretrained
 from rsft_jax.interop.weights import tensors_from_params
 from rsft_jax.models.families.llama import FAMILY as LLAMA
-from rsft_jax.training import Checkpoints
 from tests.adapters import biggest_gap, merged_by_hand
-from tests.experiments.smoke import SMOKE
+from tests.experiments.smoke import SMOKE, after_a_round
 
 UNCONTROLLED = [*SMOKE, "control=false"]
-
-
-def checkpoint(path, config):
-    """Makes the folder of a run after a round, its parameters moved a little."""
-    with (
-        open_run_folder(path, config, resume=False) as folder,
-        Checkpoints(folder.checkpoints) as checkpoints,
-    ):
-        shared = make_setup(config, Console(io.StringIO()))
-        state = shared.policy.new_state()
-        state = state.replace(params=jax.tree.map(lambda x: x + 0.01, state.params))
-        save(checkpoints, folder, shared, 1, {"policy": state})
 
 
 @pytest.fixture(scope="module")
 def averaging(tmp_path_factory):
     """The folder of a run with adapters whose parameters have left their average behind."""
     path = tmp_path_factory.mktemp("averaging") / "run"
-    checkpoint(path, load_config([*UNCONTROLLED, "training.ema_decay=0.5"]))
+    after_a_round(path, load_config([*UNCONTROLLED, "training.ema_decay=0.5"]))
     return path
 
 
@@ -103,7 +88,7 @@ def test_weights_are_exported_in_the_dtype_of_those_that_were_tuned(tmp_path, ca
     save_pretrained(tmp_path / "start", *start, dtype="bfloat16")
     settings = ["experiment=smoke", "control=false", "policy=local"]
     config = load_config([*settings, f"policy.path={tmp_path / 'start'}"])
-    checkpoint(tmp_path / "run", config)
+    after_a_round(tmp_path / "run", config)
     output = tmp_path / "policy"
     assert main(["export", str(tmp_path / "run"), "-o", str(output), *options]) == ExitCode.OK
     wanted = "float32" if options else "bfloat16"

@@ -80,7 +80,7 @@ def test_the_cards_figures_are_those_of_the_run_with_base_and_control(tmp_path):
     )
 
 
-def test_a_control_is_called_one_and_a_folder_is_no_name_of_the_hub(tmp_path):
+def test_a_control_is_called_one_and_a_folder_is_no_name_of_the_hub(tmp_path, monkeypatch):
     (tmp_path / "a" / "b").mkdir(parents=True)
     head, _, body = card(
         tmp_path, base_model=str(tmp_path / "a" / "b"), facts=FACTS | {"arm": "control"}
@@ -88,6 +88,8 @@ def test_a_control_is_called_one_and_a_folder_is_no_name_of_the_hub(tmp_path):
     assert "base_model" not in head
     assert "random control" in body.partition("\n## ")[0]
     assert "on b`" in body
+    monkeypatch.chdir(tmp_path)
+    assert "base_model" not in card(tmp_path, base_model="a/b")[0]
 
 
 @pytest.mark.parametrize(
