@@ -94,7 +94,8 @@ def test_with_every_cut_off_by_name_it_draws_from_the_models_law_and_else_it_doe
     model, params, tokenizer = load_pretrained(assets.fetch("smollm2-135m-instruct"))[:3]
     ids = tokenizer.encode_chat(CHAT)
     prompts = pad_prompts([ids])
-    logits = model.apply(params, np.asarray(prompts.tokens), np.arange(len(ids))[None])[0]
+    variables = {"params": params}
+    logits = model.apply(variables, np.asarray(prompts.tokens), np.arange(len(ids))[None])[0]
     log_p = np.asarray(jax.nn.log_softmax(logits[0, len(ids) - 1].astype(float)))
     p = np.exp(log_p)
     mean = (p * log_p).sum()
