@@ -12,7 +12,7 @@ import pytest
 from rsft_jax.data.tokenizer import Tokenizer, byte_alphabet
 from rsft_jax.interop import load_pretrained, read_gguf, write_gguf, write_gguf_adapter
 from rsft_jax.interop.gguf_header import header_of
-from rsft_jax.interop.gguf_tensors import permute, unpermute
+from rsft_jax.interop.gguf_tensors import permute, stored, unpermute
 from rsft_jax.interop.gguf_tokenizer import SPLITS
 from rsft_jax.models import LayerKind, Rope
 from rsft_jax.models.lora import merge_lora
@@ -192,11 +192,19 @@ def test_gguf_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_permute_is_what_the_converter_does():
     weight = np.random.default_rng(0).standard_normal((12, 5))
-    # `LlamaModel.permute` in llama.cpp's conversion/llama.py, for 3 heads.
-    theirs = weight.reshape(3, 2, 12 // 3 // 2, 5).swapaxes(1, 2).reshape(weight.shape)
-    np.testing.assert_array_equal(permute(weight, 3), theirs)
-    np.testing.assert_array_equal(unpermute(theirs, 3), weight)
-    np.testing.assert_array_equal(permute(weight[:, 0], 3), theirs[:, 0])
+    # `LlamaModel.permute` in llama.cpp's conversion/llama.py, for 2 heads of 6 rows.
+    theirs = weight.reshape(2, 2, 12 // 2 // 2, 5).swapaxes(1, 2).reshape(weight.shape)
+    np.testing.assert_array_equal(permute(weight, 2), theirs)
+    np.testing.assert_array_equal(unpermute(theirs, 2), weight)
+    np.testing.assert_array_equal(permute(weight[:, 0], 2), theirs[:, 0])
+
+
+def test_vectors_and_norms_are_stored_as_they_are():
+    vector, matrix = np.ones(64), np.ones((2, 64))
+    assert stored(vector, "q8_0").encoding == "f32"
+    assert stored(matrix, "q8_0", norm=True).encoding == "f32"
+    assert stored(matrix, "q8_0").encoding == "q8_0"
+    assert stored(matrix[:, 1:], "q8_0").encoding == "f16"
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,6 @@ def test_what_is_saved_is_read_back(tmp_path):
         ({"bias": "lora_only"}, "bias: must be 'none' or None, got 'lora_only'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save: must be off"),
         ({"use_dora": True}, "use_dora: must be off"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out: must be off"),
         ({"exclude_modules": ["k_proj"]}, "exclude_modules: must be off"),
         ({"lora_bias": True}, "lora_bias: must be off"),
         ({"layer_replication": [[0, 1]]}, "layer_replication: must be off"),

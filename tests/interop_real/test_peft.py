@@ -1,16 +1,20 @@
 """Adapters against PEFT itself, on a model of Transformers, in float32."""
 
 import json
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from rsft_jax.interop import load_adapter, save_adapter, save_pretrained
+from rsft_jax.interop import load_adapter, load_pretrained, save_adapter, save_pretrained
+from rsft_jax.interop.huggingface_tokenizer import write_tokenizer
 from rsft_jax.models import Transformer
-from rsft_jax.models.lora import merge_lora
+from rsft_jax.models.lora import init_lora, merge_lora
 from tests.adapters import random_lora
+from tests.goldens.family_models import tensor
 from tests.tiny import tiny_config, tiny_params, tiny_tokenizer
 
 torch = pytest.importorskip("torch")
@@ -21,6 +25,7 @@ pytestmark = pytest.mark.interop
 MODEL = Transformer(tiny_config())
 TOKENS = np.arange(40, dtype=np.int32)[None] * 5 % 256
 LIMIT = 1e-4
+GOLDENS = Path(__file__).parent.parent / "goldens"
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +154,33 @@ def test_peft_leaves_out_in_silence_what_is_an_error_here(base, tmp_path):
     assert gap(their_logits(peft_model(base, tmp_path)), our_logits(tiny_params())) < LIMIT
     with pytest.raises(ValueError, match="no module that is adapted has such a tensor"):
         load_adapter(tmp_path, MODEL)
+
+
+@pytest.mark.parametrize("name", ["phi3", "gpt2", "qwen3", "gemma2"])
+def test_adapters_of_other_families_go_out_and_in(tmp_path, name):
+    # Phi 3 and GPT-2 hold several kernels as one matrix; GPT-2's lie [in, out].
+    golden = json.loads((GOLDENS / "families.json").read_text())["models"][name]
+    shapes = {key: shape for key, (shape, *_) in golden["gradients"].items()}
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(golden["config"]))
+    save_file(
+        {key: tensor(key, shape) for key, shape in shapes.items()}, folder / "model.safetensors"
+    )
+    write_tokenizer(folder, tiny_tokenizer(), 128)
+    model, params, _ = load_pretrained(folder)
+    lora = init_lora(jax.random.key(0), params, rank=3)
+    lora = jax.tree.map(
+        lambda leaf: leaf + 0.02 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), lora
+    )
+    save_adapter(tmp_path / "adapter", model, lora, scale=1.5, base_model=str(folder))
+    theirs = their_logits(peft_model(folder, tmp_path / "adapter"))
+
+    def ours(params):
+        positions = np.arange(TOKENS.shape[1], dtype=np.int32)[None]
+        return np.asarray(model.apply({"params": params}, TOKENS, positions)[0])
+
+    assert gap(ours(merge_lora(params, lora, 1.5)), theirs) < LIMIT
+    assert gap(ours(params), theirs) > 0.01
+    again = load_adapter(tmp_path / "adapter", model)
+    assert gap(ours(merge_lora(params, again)), theirs) < LIMIT

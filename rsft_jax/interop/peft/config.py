@@ -17,6 +17,8 @@ from rsft_jax.interop.peft.names import CONFIG, ends_with
 
 # What changes nothing that an adapter, once it is trained, computes.
 _SILENT = {"auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout"}
+# PEFT sets it by the kind of the module, whatever is said.
+_SILENT |= {"fan_in_fan_out"}
 _SILENT |= {"megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config"}
 # The values with which the model computes what is computed here; null is always the default.
 _ONLY: dict[str, tuple[Any, ...]] = {

@@ -7,10 +7,13 @@ there, and its pair (a `[in, r]`, b `[r, out]`) the tensors `lora_A` `[r, in]` a
 PEFT names the modules that it adapts by the ends of their names, between dots.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
 
 from rsft_jax.models.config import TransformerConfig
-from rsft_jax.models.families import Family
+from rsft_jax.models.families import Family, Weight
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -20,32 +23,73 @@ PREFIX = "base_model.model."
 Path = tuple[str, ...]
 """Where a module lies in the parameters: the path of its kernel without `kernel`."""
 
+Pair = tuple[np.ndarray, np.ndarray]
+"""a `[in, r]` and b `[r, out]`."""
 
-def linear_modules(family: Family, config: TransformerConfig) -> dict[str, Path]:
-    """The maps inside of layers, which can be adapted: name in Hugging Face's model -> path.
 
-    Raises:
-      ValueError: two of our kernels are one matrix there, for which a pair has no counterpart.
+class Module(NamedTuple):
+    """A linear map of Hugging Face's model: one of our kernels, or several side by side.
+
+    A pair of such a matrix is one of each of its parts, of the same a. The other way round the
+    pairs of the parts are one pair whose rank is the sum of theirs:
+
+        [x a1 b1, x a2 b2] = x [a1 a2] [[b1, 0], [0, b2]]
+
+    Attributes:
+      parts: the kernels, in their order along the output.
+    """
+
+    parts: tuple[Weight, ...]
+
+    def shape(self, config: TransformerConfig) -> tuple[int, int]:
+        """`(in, out)` of the whole."""
+        return self.parts[0].shape(config)[0], self.parts[0].span(config)[2]
+
+    def paths(self) -> list[Path]:
+        """Where its parts lie in the parameters."""
+        return [part.path[:-1] for part in self.parts]
+
+    def joined(self, pairs: Mapping[Path, Pair], config: TransformerConfig) -> Pair:
+        """The pair of the whole, of those of the parts that have one."""
+        if len(self.parts) == 1:
+            return pairs[self.paths()[0]]
+        some = [
+            (part, *pairs[path]) for part, path in zip(self.parts, self.paths()) if path in pairs
+        ]
+        lower = np.zeros((sum(len(b) for _, _, b in some), self.shape(config)[1]), np.float32)
+        row = 0
+        for part, _, b in some:
+            start, stop, _ = part.span(config)
+            lower[row : row + len(b), start:stop] = b
+            row += len(b)
+        return np.concatenate([a for _, a, _ in some], axis=1), lower
+
+    def parted(self, pair: Pair, config: TransformerConfig) -> Iterator[tuple[Path, Pair]]:
+        """The pairs of the parts, of that of the whole."""
+        a, b = pair
+        for part, path in zip(self.parts, self.paths()):
+            start, stop, _ = part.span(config)
+            yield path, (a, b[:, start:stop])
+
+
+def linear_modules(family: Family, config: TransformerConfig) -> dict[str, Module]:
+    """The maps inside of layers, which can be adapted, by their names in Hugging Face's model.
 
     Example:
-      >>> from rsft_jax.models.families.llama import FAMILY
+      >>> from rsft_jax.models.families.phi3 import FAMILY
       >>> from rsft_jax.models import TransformerConfig
       >>> sizes = dict(vocab_size=9, d_model=4, num_layers=2, num_heads=2, num_kv_heads=1, d_ff=8)
-      >>> linear_modules(FAMILY, TransformerConfig(**sizes))["model.layers.1.mlp.up_proj"]
-      ('layers_1', 'mlp', 'up')
+      >>> modules = linear_modules(FAMILY, TransformerConfig(**sizes, head_dim=2))
+      >>> modules["model.layers.1.mlp.gate_up_proj"].paths()
+      [('layers_1', 'mlp', 'gate'), ('layers_1', 'mlp', 'up')]
     """
-    modules: dict[str, Path] = {}
+    modules: dict[str, Module] = {}
     for layer in range(config.num_layers):
         for weight in (weight.at(layer) for weight in family.layer):
-            if weight.path[-1] != "kernel":
-                continue
-            name = weight.huggingface.removesuffix(".weight")
-            if name in modules:
-                raise ValueError(
-                    f"{name}: is {'/'.join(modules[name])} and {'/'.join(weight.path[:-1])} here; "
-                    f"adapters of {family.name} models are not written or read"
-                )
-            modules[name] = weight.path[:-1]
+            if weight.path[-1] == "kernel":
+                name = weight.huggingface.removesuffix(".weight")
+                before = modules.get(name, Module(())).parts
+                modules[name] = Module((*before, weight))
     return modules
 
 

@@ -42,16 +42,14 @@ def load_adapter(path: str | os.PathLike[str], model: Transformer) -> Params:
     modules = names.linear_modules(family, model.config)
     chosen = config.chosen(modules, model.config.num_layers)
     tensors = _tensors(path, chosen)
-    shapes = {
-        weight.huggingface.removesuffix(".weight"): weight.shape(model.config)
-        for weight in family.weights(model.config)
-    }
     pairs: dict[str, Any] = {}
     for name in chosen:
-        node = pairs
-        for key in modules[name]:
-            node = node.setdefault(key, {})
-        node["a"], node["b"] = _pair(path, name, config, shapes[name], tensors)
+        pair = _pair(path, name, config, modules[name].shape(model.config), tensors)
+        for place, (a, b) in modules[name].parted(pair, model.config):
+            node = pairs
+            for key in place:
+                node = node.setdefault(key, {})
+            node["a"], node["b"] = jnp.array(a, copy=True), jnp.array(b, copy=True)
     return pairs
 
 
@@ -79,9 +77,9 @@ def _pair(
     path: Path,
     name: str,
     config: AdapterConfig,
-    shape: tuple[int, ...],
+    shape: tuple[int, int],
     tensors: Mapping[tuple[str, str], np.ndarray],
-) -> tuple[Any, Any]:
+) -> names.Pair:
     """The pair of a module, whose kernel is `[in, out]`, b scaled."""
     inputs, outputs = shape
     rank, made = config.rank(name), []
@@ -97,4 +95,4 @@ def _pair(
             raise ValueError(f"{where}: has numbers that are not finite")
         made.append(tensor.T)
     a, b = made
-    return jnp.array(a, copy=True), jnp.array(b * np.float32(config.scale(name)), copy=True)
+    return a, b * np.float32(config.scale(name))

@@ -14,10 +14,9 @@ import numpy as np
 from rsft_jax.interop.formats.text_files import write_json
 from rsft_jax.interop.peft import names
 from rsft_jax.interop.weights import named_family
+from rsft_jax.models.config import TransformerConfig
 from rsft_jax.models.transformer import Transformer
 from rsft_jax.types import Params
-
-Pair = tuple[np.ndarray, np.ndarray]
 
 
 def save_adapter(
@@ -58,7 +57,7 @@ def save_adapter(
         raise ValueError(f"{path}: holds a model; give a folder of its own for the adapter")
     family = named_family(model.config)
     modules = names.linear_modules(family, model.config)
-    pairs = _pairs(lora, modules)
+    pairs = _pairs(lora, modules, model.config)
     content = _config(pairs, modules, scale, base_model, dropout)
     tensors = {
         f"{names.PREFIX}{name}.lora_{letter}.weight": np.ascontiguousarray(matrix.T)
@@ -76,14 +75,16 @@ def save_adapter(
             shutil.move(new / name, path / name)
 
 
-def _pairs(lora: Params, modules: Mapping[str, names.Path]) -> dict[str, Pair]:
+def _pairs(
+    lora: Params, modules: Mapping[str, names.Module], config: TransformerConfig
+) -> dict[str, names.Pair]:
     """The pairs by the names of their modules."""
     found = dict(_leaves(lora))
     pairs = {}
-    for name, place in modules.items():
-        if place not in found:
-            continue
-        pairs[name] = found.pop(place)
+    for name, module in modules.items():
+        own = {path: found.pop(path) for path in module.paths() if path in found}
+        if own:
+            pairs[name] = module.joined(own, config)
     if found:
         raise ValueError(f"lora has a pair at {'/'.join(min(found))}, where nothing can be adapted")
     if not pairs:
@@ -91,7 +92,7 @@ def _pairs(lora: Params, modules: Mapping[str, names.Path]) -> dict[str, Pair]:
     return pairs
 
 
-def _leaves(lora: Params, path: names.Path = ()) -> Iterator[tuple[names.Path, Pair]]:
+def _leaves(lora: Params, path: names.Path = ()) -> Iterator[tuple[names.Path, names.Pair]]:
     if "a" in lora:
         a, b = (np.asarray(jax.device_get(lora[name]), np.float32) for name in "ab")
         where = "/".join(path)
@@ -109,8 +110,8 @@ def _leaves(lora: Params, path: names.Path = ()) -> Iterator[tuple[names.Path, P
 
 
 def _config(
-    pairs: Mapping[str, Pair],
-    modules: Mapping[str, names.Path],
+    pairs: Mapping[str, names.Pair],
+    modules: Mapping[str, names.Module],
     scale: float,
     base_model: str,
     dropout: float,
@@ -131,7 +132,8 @@ def _config(
         "lora_dropout": dropout,
         "use_rslora": False,
         "use_dora": False,
-        "fan_in_fan_out": False,
+        # Of a matrix that lies [in, out] there; PEFT would say so itself, with a warning.
+        "fan_in_fan_out": any(part.as_it_lies for name in pairs for part in modules[name].parts),
         "bias": "none",
         "modules_to_save": None,
         "layers_to_transform": None,
