@@ -293,10 +293,12 @@ def test_candidate_k_has_seed_s_plus_k_however_few_come_at_once(server):
         assert {body["seed"] + body["n"] for body in server.asked} == {4, SEED_BLOCK + 4}
 
 
-def test_more_choices_than_asked_are_left(server):
+def test_more_choices_than_asked_are_left(server, tmp_path):
     data = {"choices": [{"message": {"content": str(i)}, "finish_reason": "stop"} for i in "abc"]}
     server.faults = [fake.says(data)]
-    assert texts(completer(server).draw([CHAT], [0], 2)) == [["a", "b"]]
+    store = RolloutStore(tmp_path)
+    assert texts(completer(server, store).draw([CHAT], [0], 2)) == [["a", "b"]]
+    assert store.read()["completion"] == ["a", "b"]  # the third is of no seed that is known
 
 
 def test_blocks_of_seeds_do_not_overlap():
@@ -330,6 +332,8 @@ def test_log_q_is_known_of_the_plain_law_alone(server, cut):
     assert known.log_prob_known
     (row,) = known.draw([CHAT], [0], 1)
     assert row.answers[0].log_prob == -0.5 * 4 - 0.5 * 1  # "word", "0"
+    completer(server, server_kind="llama_cpp").draw([CHAT], [0], 1)
+    assert [body.get("top_logprobs") for body in server.asked] == [None, 1]
     cutting = completer(server, law=SamplingLaw(max_tokens=16, **cut))
     assert not cutting.log_prob_known
     (row,) = cutting.draw([CHAT], [0], 1)

@@ -15,7 +15,7 @@ from rsft_jax.interop.endpoints.client import Client, Endpoint, Messages
 from rsft_jax.interop.endpoints.completions import SEED_BLOCK, Completer, first_seed
 from rsft_jax.interop.endpoints.errors import BudgetSpent, EndpointError, RequestRefused
 from rsft_jax.interop.endpoints.judge import TEMPLATE, Judge, read_score
-from rsft_jax.interop.endpoints.laws import SamplingLaw, ServerKind
+from rsft_jax.interop.endpoints.laws import SamplingLaw, ServerKind, log_prob_options
 from rsft_jax.interop.endpoints.replies import Answer, BadReply, Ending, Reply, read_reply
 from rsft_jax.interop.endpoints.waits import back_off, retry_after
 
@@ -43,6 +43,7 @@ __all__ = [
     "ServerKind",
     "back_off",
     "first_seed",
+    "log_prob_options",
     "read_reply",
     "read_score",
     "retry_after",

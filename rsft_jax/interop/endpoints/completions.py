@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rsft_jax.interop.endpoints.answers import Answered, Answers, OnAnswered, Question
 from rsft_jax.interop.endpoints.client import Messages
-from rsft_jax.interop.endpoints.laws import SamplingLaw, ServerKind
+from rsft_jax.interop.endpoints.laws import SamplingLaw, ServerKind, log_prob_options
 from rsft_jax.numerics.checks import check_between, check_integer
 
 SEED_BLOCK = 1024
@@ -86,7 +86,8 @@ class Completer:
     def _questions(
         self, chats: Sequence[Messages], seeds: Sequence[int], num: int
     ) -> list[Question]:
-        options = self.law.options(self.server) | ({"logprobs": True} if self.log_probs else {})
+        options = self.law.options(self.server)
+        options |= log_prob_options(self.server) if self.log_probs else {}
         return [
             Question(chat, options, seed, num, self.law.max_tokens)
             for chat, seed in zip(chats, seeds, strict=True)

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from rsft_jax.numerics.checks import check_between, check_integer, check_number
+from rsft_jax.numerics.checks import check_between, check_choice, check_integer, check_number
 
 ServerKind = Literal["llama_cpp", "openai", "vllm"]
 """Which names for cuts and limits a server knows."""
@@ -34,10 +34,12 @@ class _Names(NamedTuple):
     Attributes:
       fields: field of `SamplingLaw` -> its name in a request.
       off: what is switched off besides.
+      log_probs: by what it says log-probabilities.
     """
 
     fields: Mapping[str, str]
     off: Mapping[str, Any]
+    log_probs: Mapping[str, Any] = MappingProxyType({"logprobs": True})
 
 
 _BOTH = {"temperature": "temperature", "top_p": "top_p", "stop": "stop"}
@@ -61,6 +63,8 @@ _SERVERS: Mapping[str, _Names] = MappingProxyType(
                 "top_n_sigma": -1.0,
                 "dynatemp_range": 0.0,
             },
+            # Without top_logprobs llama-cpp-python says nothing.
+            {"logprobs": True, "top_logprobs": 1},
         ),
     }
 )
@@ -121,9 +125,7 @@ class SamplingLaw:
           Traceback (most recent call last):
           ValueError: top_k must be 0 for a server of the kind openai, got 5
         """
-        if server not in _SERVERS:
-            raise ValueError(f"server must be one of {', '.join(_SERVERS)}, got {server!r}")
-        names, options = _SERVERS[server], {}
+        names, options = _names(server), {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in names.fields:
@@ -135,3 +137,17 @@ class SamplingLaw:
                 )
         stop = list(options.pop("stop"))
         return {**options, **({"stop": stop} if stop else {}), **names.off}
+
+
+def log_prob_options(server: ServerKind) -> dict[str, Any]:
+    """The fields of a request by which a server says log-probabilities.
+
+    >>> log_prob_options("vllm"), log_prob_options("llama_cpp")
+    ({'logprobs': True}, {'logprobs': True, 'top_logprobs': 1})
+    """
+    return dict(_names(server).log_probs)
+
+
+def _names(server: ServerKind) -> _Names:
+    check_choice("server", server, _SERVERS)
+    return _SERVERS[server]
