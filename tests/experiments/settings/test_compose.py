@@ -66,7 +66,7 @@ def test_values_take_the_type_of_their_field():
     assert config.data.path == "a, b=c"
     weight = config.reward.terms["length"].weight
     assert (weight, type(weight)) == (-1.0, float)
-    assert config.training.part.targets[0] == "query"  # a tuple, so the config stays frozen
+    assert config.training.part.targets == ("all",)  # a tuple, so the config stays frozen
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 1
 
