@@ -26,7 +26,7 @@ for its help. A file whose name starts with an underscore is no format.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -135,7 +135,7 @@ def formats() -> dict[str, Format]:
     return {module.__name__.rpartition(".")[2]: module.FORMAT for module in modules_in(_FOLDER)}
 
 
-def all_options() -> dict[str, tuple[Option, Sequence[str]]]:
+def all_options() -> dict[str, tuple[Option, list[str]]]:
     """Every flag that a format has, by its name, with the formats that have it.
 
     >>> option, having = all_options()["dtype"]
