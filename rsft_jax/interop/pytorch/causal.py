@@ -25,6 +25,7 @@ from rsft_jax.interop.pytorch.modules import (
     last_logits,
     torch_threads,
 )
+from rsft_jax.numerics.checks import check_integer
 from rsft_jax.types import Array, PRNGKey
 
 PromptsLike = Prompts | Array | np.ndarray | Sequence[Sequence[int]]
@@ -88,7 +89,8 @@ def torch_generate(
     prompts = _checked(module, prompts)
     if max_length is None:
         max_length = getattr(getattr(module, "config", None), "max_position_embeddings", None)
-    check_request(prompts, num_candidates, sampling, rows_at_once, max_length)
+    check_request(prompts, num_candidates, sampling, None, max_length)
+    check_integer("rows_at_once", rows_at_once)
     keys = candidate_keys(key, prompts, prompt_ids, num_candidates)
     count = len(prompts.tokens)
     allowed = None if allowed_tokens is None else masks_of_prompts(allowed_tokens, count)
@@ -144,6 +146,7 @@ def torch_score(
       ValueError: as `torch_generate`.
     """
     prompts = _checked(module, prompts)
+    check_integer("rows_at_once", rows_at_once)
     tokens, lengths = np.asarray(completions.tokens), np.asarray(completions.lengths)
     check_ids(module, tokens[np.arange(tokens.shape[2]) < lengths[..., None]])
     count, num, longest = tokens.shape
