@@ -53,10 +53,18 @@ class Proposed(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What a `ScoreFn` may return: `[P, N]` rewards, and whatever else it knows of them."""
+    """What a `ScoreFn` may return: `[P, N]` rewards, and whatever else it knows of them.
+
+    Attributes:
+      rewards: `[P, N]`, NaN where there is none.
+      info: goes into the report.
+      log_target: `[P, N]` log p of whole completions in nats, perhaps unnormalised, for the rules
+        that compare densities (`rsft_jax.selection.density_ratio`); None where there is none.
+    """
 
     rewards: Array | np.ndarray
-    info: Any
+    info: Any = None
+    log_target: Array | np.ndarray | None = None
 
 
 ScoreFn = Callable[[Any, Any], Array | np.ndarray | Scored]

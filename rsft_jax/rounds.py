@@ -82,6 +82,8 @@ def collect(
     candidates = as_candidates(proposed.completions, jnp.asarray(scored.rewards))
     if (log_q := proposed.log_proposal) is not None:
         candidates = dataclasses.replace(candidates, log_proposal=jnp.asarray(log_q))
+    if (log_p := scored.log_target) is not None:
+        candidates = dataclasses.replace(candidates, log_target=jnp.asarray(log_p))
     selection = rule.select(keys.select, candidates)
     return Collected(proposed.completions, candidates, selection, Info(proposed.info, scored.info))
 

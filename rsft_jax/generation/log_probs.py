@@ -1,6 +1,7 @@
 """Log-probabilities of given completions, by the law that `generate` draws from."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,24 +93,65 @@ def _score_rows(
     logits_fn: LogitsFn,
     sampling: SamplingParams,
 ) -> Array:
-    rows, width = prompts.shape
-    length = completions.shape[1]
-    places = jnp.arange(length, dtype=jnp.int32)[None, :]
-    inside = places < lengths[:, None]
-    # The completion follows its prompt at once: padding stands at the end of the row alone.
-    columns = prompt_lengths[:, None] + places
-    known = jnp.maximum(completions, 0)
-    sequence = jnp.pad(prompts, ((0, 0), (0, length)))
-    sequence = sequence.at[jnp.arange(rows, dtype=jnp.int32)[:, None], columns].set(known)
-    positions = jnp.broadcast_to(jnp.arange(width + length, dtype=jnp.int32), sequence.shape)
+    joined = join(prompts, prompt_lengths, completions)
+    positions = jnp.arange(joined.sequence.shape[1], dtype=jnp.int32)
+    positions = jnp.broadcast_to(positions, joined.sequence.shape)
     logits_at = getattr(logits_fn, "logits_at", functools.partial(_logits_at, logits_fn))
-    before = logits_at(params, sequence, positions, columns - 1)
+    before = logits_at(params, joined.sequence, positions, joined.columns - 1)
+    return log_probs_of_rows(before, joined, lengths, allowed, sampling=sampling)
+
+
+class Joined(NamedTuple):
+    """Prompts with a completion each, as the rows that a model reads.
+
+    Attributes:
+      sequence: `[B, S]` int32; a completion follows its prompt at once, and padding (of any ids)
+        stands at the end of a row alone.
+      columns: `[B, T]` int32 where the tokens of the completion stand; there are S at least.
+    """
+
+    sequence: Array
+    columns: Array
+
+
+def join(prompts: Array, prompt_lengths: Array, completions: Array) -> Joined:
+    """Puts `[B, T]` completions, padded with -1, behind `[B, L]` prompts of `[B]` lengths."""
+    rows, length = completions.shape
+    columns = prompt_lengths[:, None] + jnp.arange(length, dtype=jnp.int32)[None, :]
+    sequence = jnp.pad(prompts, ((0, 0), (0, length)))
+    each_row = jnp.arange(rows, dtype=jnp.int32)[:, None]
+    return Joined(sequence.at[each_row, columns].set(jnp.maximum(completions, 0)), columns)
+
+
+def log_probs_of_rows(
+    before: Array,
+    joined: Joined,
+    lengths: Array,
+    allowed: Array | None,
+    *,
+    sampling: SamplingParams,
+) -> Array:
+    """Log-probabilities of completions, from the logits that a policy has before each token.
+
+    Args:
+      before: `[B, T, V]` logits at the columns before those of the tokens.
+      joined: the rows.
+      lengths: `[B]` int32 of the completions.
+      allowed: `[B, V]` bool, or None for all tokens.
+      sampling: the law. Static.
+
+    Returns:
+      `[B, T]` nats; 0 after the end of a completion.
+    """
+    places = jnp.arange(joined.columns.shape[1], dtype=jnp.int32)[None, :]
+    inside = places < lengths[:, None]
     context = Context(
         length=jnp.broadcast_to(places, inside.shape),
-        seen=_seen_before(sequence, columns, before.shape[-1], sampling),
+        seen=_seen_before(joined.sequence, joined.columns, before.shape[-1], sampling),
         allowed=None if allowed is None else allowed[:, None, :],
     )
-    log_probs = log_prob(before, known, sampling, context)
+    tokens = jnp.take_along_axis(joined.sequence, joined.columns, axis=1)
+    log_probs = log_prob(before, tokens, sampling, context)
     return jnp.where(inside, log_probs, jnp.zeros((), before.dtype))
 
 
