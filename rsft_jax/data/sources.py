@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from rsft_jax.data.prompts import Prompt, PromptFile, SkippedRow, gather_rows, prompt_of_row
-from rsft_jax.numerics.checks import check_integer
 
 
 class RandomAccessSource(Protocol):
@@ -46,8 +45,8 @@ def prompts_from(
       >>> [(prompt.id, prompt.text) for prompt in found.prompts]
       [('row-000000', 'Once'), ('b', 'upon')]
     """
-    if limit is not None:
-        check_integer("limit", limit, note="or None")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 or None, got {limit}")
     return gather_rows(type(source).__name__, _rows(source, split), split, limit)
 
 

@@ -55,7 +55,9 @@ class TextReward:
 class TokenReward:
     """A module that scores token ids of the policy: a `rsft_jax.rounds.ScoreFn`.
 
-    A row is a prompt and a completion behind it, its stop token included.
+    A row is a prompt and a completion behind it, its stop token included. A classifier of
+    transformers scores at the last token that is not its `pad_token_id`: that of a module of yours
+    should not be a stop token of the policy.
 
     Attributes:
       module: as in `TextReward`, with the policy's vocabulary.
