@@ -313,7 +313,7 @@ _KINDS = {
 
 
 def _kind(value: Any) -> str:
-    return f"{_KINDS[type(value)]} ({value!r:.40})"
+    return f"{_KINDS.get(type(value), type(value).__name__)} ({value!r:.40})"
 
 
 def _unreadable(row: Any) -> str:

@@ -29,7 +29,8 @@ def prompts_from(
 
     A row is a `Prompt`; a string; or a mapping with the columns of a prompt file
     (`rsft_jax.data.read_prompts`), which are checked as there. One that gives no id is called
-    `row-000017` by its number, from 0.
+    `row-000017` by its number, from 0. Other columns may be anything; `fingerprint`, and with it a
+    cursor, wants what JSON can say.
 
     Args:
       source: the rows.

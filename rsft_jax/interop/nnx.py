@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from rsft_jax.types import Array, Cache, LogitsFn, Params
 
@@ -68,10 +67,10 @@ def nnx_policy(module: Any, apply: NnxApply | None = None) -> NnxPolicy:
 
     _check_pure(module)
     graph, params, rest = nnx.split(module, nnx.Param, ...)
-    if not nnx.to_flat_state(params):
+    if not jax.tree.leaves(params):
         raise ValueError(f"module must have an nnx.Param, got {type(module).__name__} without")
     # A copy: the module's own arrays may be donated by whoever goes on training it.
-    params, rest = jax.tree.map(jnp.copy, (params, rest))
+    params, rest = jax.tree.map(lambda leaf: leaf.copy(), (params, rest))
 
     def merge(params: Params) -> Any:
         return nnx.merge(graph, params, rest)

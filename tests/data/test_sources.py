@@ -57,6 +57,7 @@ def test_strings_and_prompts_are_rows():
         ([{"prompt": "a"}, {"text": "b"}], {}, "Source:1: column 'prompt' is missing"),
         ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], {}, "Source:1: the id 'x'"),
         (["a", 5], {}, "Source:1: a row must be"),
+        ([{"prompt": b"x"}], {}, "Source:0: column 'prompt' .* got bytes"),
         ([{"prompt": 5}], {}, "Source:0: column 'prompt' must be a string or list"),
         (["a"], {"split": "train"}, "Source:0: column 'split' is missing"),
         ([Prompt(id="k", text="t", messages=())], {"split": "x"}, "Source:0: column 'split'"),

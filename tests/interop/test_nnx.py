@@ -67,8 +67,9 @@ def test_its_parameters_are_trained_and_the_rest_is_not(mean):
     assert len(jax.tree.leaves(gradient)) == 3
     before = jnp.array(mean.head.bias[...])
     # The gradient of the bias by differences.
-    step = jax.tree.map(jnp.zeros_like, params)
-    step["head"]["bias"] = step["head"]["bias"].replace(jnp.zeros(6).at[2].set(1e-2))
+    step = jax.tree_util.tree_map_with_path(
+        lambda path, p: jnp.zeros_like(p).at[..., 2].set(1e-2 * ("bias" in str(path))), params
+    )
     shifted = [jax.tree.map(lambda p, s, k=k: p + k * s, params, step) for k in (1.0, -1.0)]
     slope = (loss(shifted[0]) - loss(shifted[1])) / 2e-2
     np.testing.assert_allclose(gradient["head"]["bias"][...][2], slope, rtol=1e-2)
@@ -95,7 +96,8 @@ def test_a_module_with_a_cache_of_its_own(mean):
     def apply(module, tokens, positions, cache):
         if cache is None:
             return module(tokens), None
-        total = cache + jnp.cumsum(module.embed(tokens), axis=1) * (positions >= 0)[..., None]
+        shown = (positions >= 0).astype(jnp.float32)
+        total = cache + jnp.cumsum(module.embed(tokens), axis=1) * shown[..., None]
         count = (jnp.maximum(positions, 0) + 1).astype(jnp.float32)[..., None]
         logits = module.head(total / count) * module.scale[...]
         last = (positions >= 0).sum(axis=1) - 1

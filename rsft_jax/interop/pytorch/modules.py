@@ -118,8 +118,11 @@ def _call(
     import torch  # pyright: ignore[reportMissingImports]
 
     # Those of all columns would be [B, S, V]; transformers can leave out what nobody reads.
-    if "logits_to_keep" in inspect.signature(module.forward).parameters:
+    known = inspect.signature(module.forward).parameters
+    if "logits_to_keep" in known:
         options["logits_to_keep"] = count
+    if "use_cache" in known:
+        options.setdefault("use_cache", False)
     # Not inference mode: what a module keeps from a call must stay usable when it is trained.
     with torch.no_grad():
         output = module(to_torch(ids.astype(np.int64), device_of(module)), **options)

@@ -46,7 +46,7 @@ def to_numpy(tensor: Any) -> np.ndarray:
     # A copy by name: `cpu()` and `numpy()` alone share the memory of a tensor that is there.
     host = tensor.detach().to("cpu", copy=True).contiguous()
     if host.dtype == torch.bfloat16:
-        return host.view(torch.int16).numpy().view(jnp.bfloat16)
+        return host.view(torch.int16).numpy().view(jnp.dtype(jnp.bfloat16))
     return host.resolve_conj().resolve_neg().numpy()
 
 
@@ -79,7 +79,7 @@ def _narrowed(values: np.ndarray, name: str) -> np.ndarray:
     ...
     ValueError: ids must be in [-2147483648, 2147483647] to become int32, got 2147483648
     """
-    wide = values.dtype in (np.int64, np.uint64, np.uint32)
+    wide = values.dtype in (np.int64, np.uint64)
     if not wide or jax.dtypes.canonicalize_dtype(values.dtype) == values.dtype:
         return values
     limits = np.iinfo(np.int32)
