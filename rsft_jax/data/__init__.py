@@ -15,17 +15,20 @@ from rsft_jax.data.prompts import (
     load_prompts,
     read_prompts,
 )
+from rsft_jax.data.sources import RandomAccessSource, prompts_from
 
 __all__ = [
     "MAX_LINE_BYTES",
     "Prompt",
     "PromptCursor",
     "PromptFile",
+    "RandomAccessSource",
     "SkippedRow",
     "epoch_order",
     "fields_by_text",
     "fingerprint",
     "load_prompts",
+    "prompts_from",
     "read_prompts",
     "take",
 ]

@@ -121,14 +121,26 @@ def read_prompts(
         raise FileNotFoundError(f"no prompt file at {path}")
     if not path.is_file():  # a pipe would be waited for, perhaps for ever
         raise ValueError(f"{path} is not a regular file")
+    rows = ((number, _parse(path, number, raw, cut, split)) for number, raw, cut in _lines(path))
+    return gather_rows(path, rows, split, limit, unique_ids=unique_ids)
+
+
+def gather_rows(
+    path: Path | str,
+    rows: Iterable[tuple[int, Prompt | SkippedRow]],
+    split: str | None,
+    limit: int | None,
+    *,
+    unique_ids: bool = True,
+) -> PromptFile:
+    """What `read_prompts` makes of numbered rows; `path` is what messages call their source."""
     prompts: list[Prompt] = []
     skipped: list[SkippedRow] = []
     splits: dict[str, int] = {}
     line_of: dict[str, int] = {}
     num_rows = 0
-    for number, raw, cut in _lines(path):
+    for number, found in rows:
         num_rows += 1
-        found = _parse(path, number, raw, cut, split)
         if isinstance(found, SkippedRow):
             _LOG.warning("%s:%d: skipped %s: %s", path, number, found.id or "row", found.reason)
             skipped.append(found)
@@ -216,6 +228,17 @@ def _parse(
         _fail(path, number, f"{problem}: {reason}")
     if not isinstance(row, dict):
         _fail(path, number, f"a row must be a JSON object, got {_kind(row)}")
+    return prompt_of_row(path, number, row, split)
+
+
+def prompt_of_row(
+    path: Path | str, number: int, row: Mapping[str, Any], split: str | None
+) -> Prompt | SkippedRow:
+    """The prompt of a row that has been read; see `read_prompts`.
+
+    Raises:
+      ValueError: a column is not as it should be; the message names path and number.
+    """
     bad = _unreadable(row)
     row_id = _id(path, number, row)
     messages = _messages(path, number, row)
@@ -234,7 +257,7 @@ def _parse(
     )
 
 
-def _id(path: Path, number: int, row: dict[str, Any]) -> str:
+def _id(path: Path | str, number: int, row: Mapping[str, Any]) -> str:
     if "id" not in row:
         return f"line-{number:06d}"
     value = str(_column(path, number, row, "id", (str, int)))
@@ -243,7 +266,9 @@ def _id(path: Path, number: int, row: dict[str, Any]) -> str:
     return value
 
 
-def _messages(path: Path, number: int, row: dict[str, Any]) -> tuple[Mapping[str, str], ...]:
+def _messages(
+    path: Path | str, number: int, row: Mapping[str, Any]
+) -> tuple[Mapping[str, str], ...]:
     prompt = _column(path, number, row, "prompt", (str, list))
     if isinstance(prompt, str):
         return ({"role": "user", "content": prompt},)
@@ -265,7 +290,7 @@ def _messages(path: Path, number: int, row: dict[str, Any]) -> tuple[Mapping[str
 
 
 def _column(
-    path: Path, number: int, row: dict[str, Any], name: str, types: tuple[type, ...]
+    path: Path | str, number: int, row: Mapping[str, Any], name: str, types: tuple[type, ...]
 ) -> Any:
     if name not in row:
         _fail(path, number, f"column {name!r} is missing; the row has {sorted(row)}")
@@ -288,7 +313,7 @@ _KINDS = {
 
 
 def _kind(value: Any) -> str:
-    return f"{_KINDS[type(value)]} ({value!r:.40})"
+    return f"{_KINDS.get(type(value), type(value).__name__)} ({value!r:.40})"
 
 
 def _unreadable(row: Any) -> str:
@@ -321,5 +346,5 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _fail(path: Path, number: int, problem: str) -> NoReturn:
+def _fail(path: Path | str, number: int, problem: str) -> NoReturn:
     raise ValueError(f"{path}:{number}: {problem}")

@@ -4,6 +4,7 @@ from rsft_jax.interop.gguf import read_gguf
 from rsft_jax.interop.gguf_adapter import write_gguf_adapter
 from rsft_jax.interop.gguf_export import write_gguf
 from rsft_jax.interop.huggingface import read_huggingface, write_huggingface
+from rsft_jax.interop.nnx import NnxApply, NnxPolicy, nnx_policy
 from rsft_jax.interop.peft import join_lora, largest_change, load_adapter, save_adapter
 from rsft_jax.interop.pretrained import (
     Pretrained,
@@ -13,11 +14,14 @@ from rsft_jax.interop.pretrained import (
 )
 
 __all__ = [
+    "NnxApply",
+    "NnxPolicy",
     "Pretrained",
     "join_lora",
     "largest_change",
     "load_adapter",
     "load_pretrained",
+    "nnx_policy",
     "pretrained_dtype",
     "read_gguf",
     "read_huggingface",

@@ -44,6 +44,7 @@ from rsft_jax.policies.scoring import (
     verdict_of,
     without_failed,
 )
+from rsft_jax.policies.torch_proposal import TorchProposal
 
 __all__ = [
     "EarlyStop",
@@ -60,6 +61,7 @@ __all__ = [
     "Stopped",
     "TextEncoder",
     "Told",
+    "TorchProposal",
     "TrainerLogits",
     "accepted_before",
     "accepted_sequences",
