@@ -46,7 +46,8 @@ def generate(signatures, prompts, stops, *, max_new, temperature=0.0):
                 answer.append(token)
         if all(answer[-1] in stops for answer in answers):
             break
-        cache = signatures["decode"](tokens=tokens, positions=lengths[:, None], **cache)
+        positions = tf.constant(lengths[:, None])
+        cache = signatures["decode"](tokens=tokens, positions=positions, **cache)
         logits, lengths = cache.pop("logits"), lengths + 1
     return answers
 

@@ -30,6 +30,8 @@ from rsft_jax.models import Transformer, TransformerConfig, init_cache, logits_f
 from rsft_jax.numerics.checks import check_integer
 from rsft_jax.types import LogitsFn, Params
 
+_Shapes = Mapping[str, list[int | None]]
+
 
 def save_tensorflow(
     path: str | os.PathLike[str],
@@ -87,11 +89,11 @@ def save_tensorflow(
             f"batch must be a number, got None: what JAX {jax.__version__} writes for any number "
             f"of rows, TensorFlow {_tensorflow().__version__} cannot read"
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         _write(partial, _plain(model), params, _Sizes(batch, length, cache_length))
         write_tokenizer(partial, tokenizer, cache_length)
-        path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -173,7 +175,6 @@ def _write(path: Path, model: Transformer, params: Params, sizes: _Sizes) -> Non
 
 
 def _score(apply: LogitsFn, config: TransformerConfig, variables: Any, sizes: _Sizes) -> Any:
-    tf = _tensorflow()
     shapes = None if sizes.batch else (None, "b, _", "b")
     compute = _converted(functools.partial(calls.score, apply), shapes)
 
@@ -182,15 +183,13 @@ def _score(apply: LogitsFn, config: TransformerConfig, variables: Any, sizes: _S
         _check_range("lengths", lengths, 1, sizes.length + 1)
         return compute(variables, tokens, lengths)
 
-    tokens = tf.TensorSpec([sizes.batch, sizes.length], tf.int32)
-    lengths = tf.TensorSpec([sizes.batch], tf.int32)
-    return _traced(score, {"tokens": tokens, "lengths": lengths})
+    rows = [sizes.batch]
+    return _traced(score, {"tokens": [*rows, sizes.length], "lengths": rows}, {})
 
 
 def _step(
     apply: LogitsFn, config: TransformerConfig, variables: Any, sizes: _Sizes, columns: int
 ) -> Any:
-    tf = _tensorflow()
     empty = calls.by_name(jax.eval_shape(lambda: init_cache(config, 1, sizes.cache_length)))
     names = {name: "b, ..." for name in empty}
     shapes = None if sizes.batch else (None, "b, _", "b, _", names)
@@ -201,9 +200,9 @@ def _step(
         _check_range("positions", positions, -1, sizes.cache_length)
         return compute(variables, tokens, positions, cache)
 
-    new = tf.TensorSpec([sizes.batch, columns], tf.int32)
-    old = {k: tf.TensorSpec([sizes.batch, *x.shape[1:]], tf.float32) for k, x in empty.items()}
-    return _traced(step, {"tokens": new, "positions": new, **old})
+    new = [sizes.batch, columns]
+    cache = {name: [sizes.batch, *x.shape[1:]] for name, x in empty.items()}
+    return _traced(step, {"tokens": new, "positions": new}, cache)
 
 
 def _converted(function: Callable[..., Any], shapes: tuple[Any, ...] | None) -> Callable[..., Any]:
@@ -218,8 +217,15 @@ def _converted(function: Callable[..., Any], shapes: tuple[Any, ...] | None) -> 
     )
 
 
-def _traced(function: Callable[..., Any], specs: Mapping[str, Any]) -> Any:
-    return _tensorflow().function(function, autograph=False).get_concrete_function(**specs)
+def _traced(function: Callable[..., Any], integers: _Shapes, floats: _Shapes) -> Any:
+    """The graph of a function of named tensors, of shapes where None is any size."""
+    tf = _tensorflow()
+    specs = {
+        name: tf.TensorSpec(shape, dtype, name=name)
+        for shapes, dtype in ((integers, tf.int32), (floats, tf.float32))
+        for name, shape in shapes.items()
+    }
+    return tf.function(function, autograph=False).get_concrete_function(**specs)
 
 
 def _check_range(name: str, values: Any, low: int, high: int) -> None:
