@@ -191,8 +191,7 @@ def _step(
     apply: LogitsFn, config: TransformerConfig, variables: Any, sizes: _Sizes, columns: int
 ) -> Any:
     empty = calls.by_name(jax.eval_shape(lambda: init_cache(config, 1, sizes.cache_length)))
-    names = {name: "b, ..." for name in empty}
-    shapes = None if sizes.batch else (None, "b, _", "b, _", names)
+    shapes = None if sizes.batch else (None, "b, _", "b, _", "b, ...")
     compute = _converted(functools.partial(calls.step, apply), shapes)
 
     def step(tokens: Any, positions: Any, **cache: Any) -> Any:
