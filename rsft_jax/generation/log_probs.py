@@ -107,7 +107,7 @@ class Joined(NamedTuple):
     Attributes:
       sequence: `[B, S]` int32; a completion follows its prompt at once, and padding (of any ids)
         stands at the end of a row alone.
-      columns: `[B, T]` int32 where the tokens of the completion stand.
+      columns: `[B, T]` int32 where the tokens of the completion stand; there are S at least.
     """
 
     sequence: Array

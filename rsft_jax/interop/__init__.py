@@ -1,4 +1,5 @@
-"""Other systems' formats: GGUF files, Hugging Face directories, adapters of PEFT."""
+"""Other systems' formats: GGUF files, Hugging Face directories, adapters of PEFT, and
+SavedModels."""
 
 from rsft_jax.interop.gguf import read_gguf
 from rsft_jax.interop.gguf_adapter import write_gguf_adapter
@@ -12,6 +13,7 @@ from rsft_jax.interop.pretrained import (
     pretrained_dtype,
     save_pretrained,
 )
+from rsft_jax.interop.tensorflow import save_tensorflow
 
 __all__ = [
     "NnxApply",
@@ -27,6 +29,7 @@ __all__ = [
     "read_huggingface",
     "save_adapter",
     "save_pretrained",
+    "save_tensorflow",
     "write_gguf",
     "write_gguf_adapter",
     "write_huggingface",
