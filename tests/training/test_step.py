@@ -208,7 +208,8 @@ def test_bfloat16_step_keeps_float32_masters_and_the_loss():
     for dtype in (jnp.float32, jnp.bfloat16):
         model = Transformer(part.model(dataclasses.replace(CONFIG, dtype=dtype)))
         state, frozen = create_train_state(model, part, make_params(), ADAMW)
-        state, metrics = make_train_step(model, part)(state, frozen, make_batch())
+        step = ADAMW_STEP if model == MODEL else make_train_step(model, part)
+        state, metrics = step(state, frozen, make_batch())
         assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
         found.append((float(metrics.loss), float(metrics.grad_norm)))
     np.testing.assert_allclose(found[1], found[0], rtol=0.02)

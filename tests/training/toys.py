@@ -1,5 +1,7 @@
 """A small decoder, its parameters, and batches with every kind of row."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +24,8 @@ CONFIG = TransformerConfig(
 )
 
 
-def make_params(config: TransformerConfig = CONFIG, seed: int = 0) -> Params:
-    """Parameters in the unrolled layout, with norm scales that are not all 1."""
+@functools.partial(jax.jit, static_argnames="config")  # one program, not hundreds
+def _init(config: TransformerConfig, seed: int) -> Params:
     ids = jnp.zeros((1, 2), jnp.int32)
     params = meta.unbox(Transformer(config).init(jax.random.key(seed), ids, ids))["params"]
     leaves, structure = jax.tree.flatten(params)
@@ -32,6 +34,11 @@ def make_params(config: TransformerConfig = CONFIG, seed: int = 0) -> Params:
         leaf + 0.1 * jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves)
     ]
     return jax.tree.unflatten(structure, moved)
+
+
+def make_params(config: TransformerConfig = CONFIG, seed: int = 0) -> Params:
+    """Parameters in the unrolled layout, with norm scales that are not all 1."""
+    return _init(config, seed)
 
 
 def make_batch(rows: int = 8, seed: int = 0) -> Batch:
