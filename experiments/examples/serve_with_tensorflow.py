@@ -9,6 +9,7 @@ different lengths go through the model together: what pads the shorter ones has 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf  # pyright: ignore[reportMissingImports]
@@ -18,7 +19,8 @@ from tokenizers import Tokenizer
 def read(prefill, rows):
     """Takes prompts, lists of ids, into a new cache; the logits after each, and the cache."""
     specs = prefill.structured_input_signature[1]
-    width, logits = specs["tokens"].shape[1], None
+    width = specs["tokens"].shape[1]
+    logits: Any = None
     cache = {k: tf.zeros([len(rows), *s.shape[1:]]) for k, s in specs.items() if "cache" in k}
     for start in range(0, max(map(len, rows)), width):
         tokens, positions = np.zeros((len(rows), width), "i"), np.full((len(rows), width), -1, "i")
