@@ -8,7 +8,7 @@ ACCELERATOR := $(if $(shell command -v nvidia-smi 2>/dev/null),cuda12,cpu)
 # Most of a test is compiling on one core; the files of the suite are shared out to two processes.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: run test test-slow lint bench clean
+.PHONY: run test test-slow test-interop lint bench clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PY) -m venv $(VENV)
@@ -29,6 +29,15 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
 
+# Against the other systems themselves, in an environment of its own; llama.cpp is compiled, which
+# takes ten minutes and more, for those who ask: INTEROP=interop,llama_cpp.
+INTEROP ?= interop
+test-interop: setup.cfg pyproject.toml
+	$(PY) -m venv $(VENV)-interop
+	$(VENV)-interop/bin/pip install --quiet --disable-pip-version-check \
+		--editable ".[cpu,experiments,test,$(INTEROP)]"
+	$(VENV)-interop/bin/python -m pytest -m interop tests/interop_real $(ARGS)
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,4 +47,4 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m rsft_jax.experiments.benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-interop build *.egg-info
