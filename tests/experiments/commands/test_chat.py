@@ -191,7 +191,7 @@ def test_a_template_that_refuses_is_one_line_and_the_session_goes_on(tiny):
     assert "\n" not in talk.told[1]
     assert len(talk.messages) == 2
     assert talk.told[2].startswith("cut at")
-    assert "lone surrogate" in talk("\ud800").told[-1]
+    assert "lone surrogate" in talk("/reset", "\ud800").told[-1]
 
 
 def test_a_base_model_goes_on_with_each_text_alone(tiny):
