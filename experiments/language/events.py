@@ -41,7 +41,8 @@ def with_log_prob(record: Record, report: RoundReport) -> Record:
     of_whole = report.collected.candidates.log_proposal
     if of_whole is None:
         return record
-    unknown, of_whole = np.isnan(record.log_prob), np.asarray(of_whole, np.float64)
+    of_whole = np.asarray(of_whole, np.float64)
+    unknown = np.isnan(record.log_prob) & ~record.failed  # of what failed nothing is known
     return dataclasses.replace(record, log_prob=np.where(unknown, of_whole, record.log_prob))
 
 

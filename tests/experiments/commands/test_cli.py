@@ -142,7 +142,7 @@ def test_error_is_one_line_with_exit_code_two_and_nothing_written(tmp_path, argu
     ("arguments", "part"),
     [
         (["rum"], "'rum': unknown command; did you mean run?"),
-        (["frobnicate"], "'frobnicate': unknown command; commands: run, completion, evaluate"),
+        (["frobnicate"], "'frobnicate': unknown command; commands: run, chat, completion"),
         (["run", "--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["run", "-cd"], "expected one argument"),
         (["report"], "required: FOLDER"),

@@ -143,7 +143,7 @@ def test_a_round_that_accepts_nothing_ends_the_run_with_a_table(tmp_path, capsys
 
 
 def test_unscored_candidates_are_counted_and_never_accepted(tmp_path, monkeypatch):
-    def flawed(config, allowed=()):
+    def flawed(config, allowed=(), answers=None):
         def score(prompts, completions):
             lengths = [[float(len(text)) for text in row] for row in completions]
             rewards = as_rewards(lengths, (len(prompts), len(completions[0])))
