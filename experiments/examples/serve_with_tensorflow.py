@@ -59,10 +59,10 @@ def main(folder, *prompts):
     tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
     ends = Path(folder, "generation_config.json")
     stops = json.loads(ends.read_text())["eos_token_id"] if ends.exists() else []
-    signatures = tf.saved_model.load(folder).signatures
+    served = tf.saved_model.load(folder)  # a name for it: its variables go when it goes
     rows = [encoding.ids for encoding in tokenizer.encode_batch(prompts)]
     for temperature in (0.0, 0.8):
-        answers = generate(signatures, rows, stops, max_new=64, temperature=temperature)
+        answers = generate(served.signatures, rows, stops, max_new=64, temperature=temperature)
         for prompt, answer in zip(prompts, answers):
             print(f"[temperature {temperature}] {prompt}{tokenizer.decode(answer)}")
 

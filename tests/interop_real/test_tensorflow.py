@@ -55,7 +55,8 @@ import tensorflow as tf
 given = np.load(sys.argv[1])
 tokens, lengths = given["tokens"], given["lengths"]
 for folder in sys.argv[2:]:
-    served = tf.saved_model.load(folder).signatures
+    kept = tf.saved_model.load(folder)
+    served = kept.signatures
     out = {k: v.numpy() for k, v in served["score"](
         tokens=tf.constant(tokens), lengths=tf.constant(lengths)).items()}
     start = lengths // 2
@@ -155,7 +156,8 @@ def test_weights_are_variables_and_no_constants(served):
 def test_any_number_of_rows_is_any_number(served):
     path, _ = served
     found = np.load(path / "llama.npz")
-    score = tf.saved_model.load(str(path / "llama")).signatures["score"]
+    kept = tf.saved_model.load(str(path / "llama"))
+    score = kept.signatures["score"]
     for rows in (1, 2, 6):
         out = score(
             tokens=tf.constant(np.resize(TOKENS, (rows, T))),
@@ -177,7 +179,8 @@ def test_any_number_of_rows_is_any_number(served):
     ],
 )
 def test_what_is_out_of_range_is_an_error_that_names_it(served, signature, change, message):
-    call = tf.saved_model.load(str(served[0] / "llama")).signatures[signature]
+    kept = tf.saved_model.load(str(served[0] / "llama"))
+    call = kept.signatures[signature]
     specs = call.structured_input_signature[1]
     given = {k: np.zeros([ROWS, *s.shape[1:]], s.dtype.as_numpy_dtype) for k, s in specs.items()}
     given |= {"lengths": LENGTHS} if signature == "score" else {}
@@ -259,7 +262,8 @@ def test_a_batch_that_had_to_be_fixed_is_said(run_folder, tmp_path, capsys, monk
     flags = ["--format", "tensorflow", "--length", "2", "--cache-length", "4"]
     assert main(["export", str(run_folder), "-o", str(tmp_path / "new"), *flags]) == ExitCode.OK
     assert "every call has 8 rows (--batch)" in " ".join(capsys.readouterr().out.split())
-    score = tf.saved_model.load(str(tmp_path / "new")).signatures["score"]
+    kept = tf.saved_model.load(str(tmp_path / "new"))
+    score = kept.signatures["score"]
     assert score.structured_input_signature[1]["lengths"].shape == [form._WITHOUT_FREE_BATCH]
 
 
@@ -268,9 +272,9 @@ def test_draws_follow_the_temperature(served):
     tf.random.set_seed(0)
     serve = runpy.run_path(str(SERVE))
     prompt, rows, temperature = TOKENS[0, :5].tolist(), 4000, 0.5
-    signatures = tf.saved_model.load(str(path / "llama")).signatures
+    kept = tf.saved_model.load(str(path / "llama"))
     answers = serve["generate"](
-        signatures, [prompt] * rows, [], max_new=1, temperature=temperature
+        kept.signatures, [prompt] * rows, [], max_new=1, temperature=temperature
     )  # fmt: skip
     counts = np.bincount([answer[0] for answer in answers], minlength=259)
     logits = _logits(*models["llama"][:2])[0, 4] / temperature

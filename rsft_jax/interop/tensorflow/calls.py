@@ -32,9 +32,9 @@ def score(apply: LogitsFn, params: Params, tokens: Array, lengths: Array) -> dic
       ...     return params[tokens], None
       >>> halves = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
       >>> out = score(bigrams, halves, jnp.array([[0, 1, 1, 0]]), jnp.array([3]))
-      >>> jnp.exp(out["log_probs"]).tolist()
+      >>> jnp.exp(out["log_probs"]).round(2).tolist()
       [[0.5, 0.75, 1.0]]
-      >>> jnp.exp(out["next_log_probs"]).tolist()
+      >>> jnp.exp(out["next_log_probs"]).round(2).tolist()
       [[0.25, 0.75]]
     """
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
