@@ -41,7 +41,7 @@ def read_tokenizer(file: GGUFFile) -> Tokenizer:
         not read; the message names the file and the key.
     """
     kind = file.require("tokenizer.ggml.model", str)
-    split = file.require("tokenizer.ggml.pre", str, "default")
+    split: str = file.require("tokenizer.ggml.pre", str, "default")
     for key, value, known in (
         ("tokenizer.ggml.model", kind, ("gpt2",)),
         ("tokenizer.ggml.pre", split, (*SPLITS, *_READ_AS)),
