@@ -18,7 +18,7 @@ from rsft_jax.rounds import (
     run_rounds_with,
     select_candidates,
 )
-from rsft_jax.selection import best_of_n, statistical_rejection, threshold
+from rsft_jax.selection import best_of_n, density_ratio, statistical_rejection, threshold
 from tests.gates import assert_law, assert_rejects
 
 CELLS = 4
@@ -135,6 +135,16 @@ def test_candidates_know_what_completions_know():
     np.testing.assert_array_equal(candidates.valid, ~completions.failed)
     np.testing.assert_allclose(candidates.log_proposal, -2.0)
     assert as_candidates(object(), jnp.zeros(shape)).log_proposal is None
+
+
+def test_densities_that_are_told_reach_the_rule():
+    log_q, log_p = jnp.log(jnp.array([[0.5, 0.5]])), jnp.log(jnp.array([[0.9, 0.1]]))
+    found = collect(
+        jax.random.key(0), None, None, rule=density_ratio(log_envelope=0.0),
+        propose=lambda *_: Proposed(jnp.zeros((1, 2)), None, log_q),
+        score=lambda *_: Scored(jnp.zeros((1, 2)), log_target=log_p),
+    )  # fmt: skip
+    np.testing.assert_allclose(found.selection.accept_prob, [[1.0, 0.2]], rtol=1e-6)
 
 
 def test_what_was_not_drawn_is_no_candidate():
