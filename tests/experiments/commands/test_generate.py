@@ -208,7 +208,9 @@ def test_rows_that_no_model_can_read_are_left_out_and_named(caplog):
 
 
 def test_rows_go_to_the_standard_output_and_everything_else_does_not(tiny, monkeypatch, capfd):
-    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(b"Tell me a story\nHo\n")))
+    monkeypatch.setattr(
+        "sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(b"Tell me a story\nHo\n"))
+    )
     assert run(tiny, "--prompts", "-", *LAW) == ExitCode.OK
     out = capfd.readouterr().out
     assert [json.loads(line)["id"] for line in out.splitlines()] == ["line-000001", "line-000002"]
