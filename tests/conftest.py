@@ -1,10 +1,8 @@
 """Makes the suite strict, gives it eight virtual devices, and shares what it has compiled."""
 
-import atexit
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
@@ -12,19 +10,15 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # Most of a test is compiling, and many tests compile the same: the process that starts the
-    # suite makes one folder for its workers and for the programs that tests start, and takes it
-    # away at its end. It also keeps the user's own folder out of the suite.
-    _FOLDER = tempfile.mkdtemp(prefix="rsft-tests-xla-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _FOLDER
+    # Most of a test is compiling, and many tests compile the same: one folder for the workers and
+    # for the programs that tests start, and not the user's own. It stays for the next time, beside
+    # what pytest itself keeps; its entries are found by what is compiled and by what compiles it.
+    _FOLDER = Path(__file__).parent.parent / ".pytest_cache" / "d" / "compiled"
+    if sum(file.stat().st_size for file in _FOLDER.glob("*")) > 2**30:  # each change adds to it
+        shutil.rmtree(_FOLDER, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_FOLDER)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-
-    def _take_away(owner: int = os.getpid()) -> None:
-        if os.getpid() == owner:  # and not what a test has forked
-            shutil.rmtree(_FOLDER, ignore_errors=True)
-
-    atexit.register(_take_away)
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that tests share helpers
 
 import jax

@@ -280,6 +280,7 @@ def _control(terminal):
     import termios
 
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a suite in the background ignores
 
 
 def test_a_session_on_a_terminal(tmp_path):
