@@ -52,6 +52,7 @@ _COMPILED_QUICKLY = (
     "generation/test_speculative.py",
     "generation/test_stream.py",
     "interop/test_family_parity.py",
+    "models/test_families.py",
     "policies/",
     "sampling/test_contract.py",
     "sampling/test_diagnostics.py",

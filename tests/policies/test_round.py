@@ -123,6 +123,7 @@ def test_a_prompt_that_comes_again_gets_other_candidates_that_do_not_depend_on_t
     twice = prompts.take([1, 0, 1])
     assert twice.visits.tolist() == [0, 0, 1]
     assert prompts.take([1, 1]).take([1, 1]).visits.tolist() == [1, 2]
+    assert prompts.take([1, 1, 1]).visits.tolist() == [0, 1, 2]
     key = jax.random.key(3)
     found = policy.propose(key, state, twice, num_candidates=NUM)
     tokens = np.asarray(found.tokens)
