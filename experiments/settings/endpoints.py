@@ -26,7 +26,8 @@ class EndpointSettings:
     Attributes:
       base_url: such as http://127.0.0.1:8000/v1, without a key.
       model: its name there.
-      server: whose names for cuts and limits it knows: openai, vllm or llama_cpp.
+      server: whose names for cuts and limits it knows: openai, vllm, llama_cpp or
+        transformers (`transformers serve`).
       timeout: seconds that one try may take; make it generous, or it selects short answers.
       attempts: tries for one request, the first included.
       first_wait: seconds before the second try; doubled each time, unless the server says how long.
@@ -39,7 +40,7 @@ class EndpointSettings:
 
     base_url: str
     model: str
-    server: Literal["llama_cpp", "openai", "vllm"] = "openai"
+    server: Literal["llama_cpp", "openai", "transformers", "vllm"] = "openai"
     timeout: float = 120.0
     attempts: int = 5
     first_wait: float = 0.5

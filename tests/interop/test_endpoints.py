@@ -322,6 +322,21 @@ def test_every_cut_is_off_by_its_name():
     assert (llama["top_k"], llama["min_p"], llama["repeat_penalty"]) == (0, 0.0, 1.0)
 
 
+def test_transformers_is_told_to_draw_in_one_field(server):
+    options = SamplingLaw(max_tokens=16, top_k=5, stop=("\n",)).options("transformers")
+    assert options.keys() == {"generation_config", "stop"}
+    packed = {
+        "do_sample": True, "temperature": 1.0, "top_k": 5, "top_p": 1.0, "min_p": 0.0,
+        "typical_p": 1.0, "repetition_penalty": 1.0, "max_new_tokens": 16,
+    }  # fmt: skip
+    assert json.loads(options["generation_config"]) == packed
+    greedy = SamplingLaw(max_tokens=16, temperature=0.0).options("transformers")
+    greedy = json.loads(greedy["generation_config"])
+    assert (greedy["do_sample"], greedy["temperature"]) == (False, 1.0)
+    with pytest.raises(ValueError, match=r"^log_probs must be false .* transformers, .* got true$"):
+        completer(server, server_kind="transformers")
+
+
 @pytest.mark.parametrize(
     "cut",
     [{"temperature": 0.8}, {"top_k": 40}, {"top_p": 0.95}, {"min_p": 0.05},

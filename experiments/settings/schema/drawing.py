@@ -51,11 +51,18 @@ class EndpointProposal(EndpointSettings):
         most, allowed = 1024, "at most 1024 with proposal=endpoint"
         num = sampling.num_candidates
         checks.check(num <= most, "sampling.num_candidates", num, allowed)
+        from rsft_jax.interop.endpoints import log_prob_options
+
         law = self.law(sampling)
         try:
             law.options(self.server)
         except ValueError as error:
             raise refused(error, "sampling") from None
+        if self.log_probs:
+            try:
+                log_prob_options(self.server)
+            except ValueError as error:
+                raise refused(error, "proposal") from None
         if self.log_probs and not law.is_plain:
             raise ConfigError(
                 f"proposal.log_probs: true; what servers return is log q only with {_PLAIN}"

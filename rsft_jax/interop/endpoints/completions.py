@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 from rsft_jax.interop.endpoints.answers import Answered, Answers, OnAnswered, Question
 from rsft_jax.interop.endpoints.client import Messages
@@ -26,7 +27,7 @@ class Completer:
       log_probs: whether to ask for log-probabilities.
 
     Raises:
-      ValueError: the server has no name for a cut of the law.
+      ValueError: the server has no name for a cut of the law, or says no log-probabilities.
 
     Example:
       >>> from rsft_jax.interop.endpoints import Answers, Client, Endpoint
@@ -42,7 +43,7 @@ class Completer:
     log_probs: bool = False
 
     def __post_init__(self) -> None:
-        self.law.options(self.server)
+        self._options()
 
     @property
     def log_prob_known(self) -> bool:
@@ -86,12 +87,16 @@ class Completer:
     def _questions(
         self, chats: Sequence[Messages], seeds: Sequence[int], num: int
     ) -> list[Question]:
-        options = self.law.options(self.server)
-        options |= log_prob_options(self.server) if self.log_probs else {}
+        options = self._options()
         return [
             Question(chat, options, seed, num, self.law.max_tokens)
             for chat, seed in zip(chats, seeds, strict=True)
         ]
+
+    def _options(self) -> dict[str, Any]:
+        """The fields of a request besides the chat, the seed and the number."""
+        more = log_prob_options(self.server) if self.log_probs else {}
+        return {**self.law.options(self.server), **more}
 
 
 def first_seed(key: str, number: int) -> int:

@@ -14,9 +14,15 @@ tokenizer: a sum over a text may be compared, the tokens' may not, and of severa
 text in tokens it is of the one that was drawn. And servers differ in whether the token that ended
 the answer counts: vLLM gives it (that of a stop text too, which the text leaves out), OpenAI's and
 llama-cpp-python's do not, so that there log q lacks log q(end | text).
+
+`transformers serve` (5.24) draws nothing at any `temperature` unless the model's own
+`generation_config.json` says `do_sample`, keeps the 50 likeliest tokens where it does, refuses
+`top_k`, and leaves `n` and `logprobs` aside without an error. All of its law can be named in one
+field, `generation_config`; it says no log-probabilities.
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -24,7 +30,7 @@ from typing import Any, Literal, NamedTuple
 
 from rsft_jax.numerics.checks import check_between, check_choice, check_integer, check_number
 
-ServerKind = Literal["llama_cpp", "openai", "vllm"]
+ServerKind = Literal["llama_cpp", "openai", "transformers", "vllm"]
 """Which names for cuts and limits a server knows."""
 
 
@@ -34,12 +40,14 @@ class _Names(NamedTuple):
     Attributes:
       fields: field of `SamplingLaw` -> its name in a request.
       off: what is switched off besides.
-      log_probs: by what it says log-probabilities.
+      log_probs: by what it says log-probabilities; None where it says none.
+      packed: the field that holds all of them as JSON; "" where they are fields of the request.
     """
 
     fields: Mapping[str, str]
     off: Mapping[str, Any]
-    log_probs: Mapping[str, Any] = MappingProxyType({"logprobs": True})
+    log_probs: Mapping[str, Any] | None = MappingProxyType({"logprobs": True})
+    packed: str = ""
 
 
 _BOTH = {"temperature": "temperature", "top_p": "top_p", "stop": "stop"}
@@ -65,6 +73,17 @@ _SERVERS: Mapping[str, _Names] = MappingProxyType(
             },
             # Without top_logprobs llama-cpp-python says nothing.
             {"logprobs": True, "top_logprobs": 1},
+        ),
+        "transformers": _Names(
+            {
+                **_BOTH,
+                **_CUTS,
+                "max_tokens": "max_new_tokens",
+                "repetition_penalty": "repetition_penalty",
+            },
+            {"typical_p": 1.0},
+            log_probs=None,
+            packed="generation_config",
         ),
     }
 )
@@ -136,16 +155,30 @@ class SamplingLaw:
                     f"got {value!r}"
                 )
         stop = list(options.pop("stop"))
-        return {**options, **({"stop": stop} if stop else {}), **names.off}
+        options |= names.off
+        if names.packed:
+            # Its temperature does not say whether anything is drawn, and 0 is none of it.
+            options["do_sample"] = self.temperature > 0
+            options["temperature"] = self.temperature or 1.0
+            options = {names.packed: json.dumps(options)}
+        return {**options, **({"stop": stop} if stop else {})}
 
 
 def log_prob_options(server: ServerKind) -> dict[str, Any]:
     """The fields of a request by which a server says log-probabilities.
 
+    Raises:
+      ValueError: it says none.
+
     >>> log_prob_options("vllm"), log_prob_options("llama_cpp")
     ({'logprobs': True}, {'logprobs': True, 'top_logprobs': 1})
     """
-    return dict(_names(server).log_probs)
+    options = _names(server).log_probs
+    if options is None:
+        raise ValueError(
+            f"log_probs must be false for a server of the kind {server} (it says none), got true"
+        )
+    return dict(options)
 
 
 def _names(server: ServerKind) -> _Names:

@@ -66,6 +66,10 @@ def refusal(*overrides):
         (["sampling.num_candidates=1025"], "sampling.num_candidates: 1025; must be at most 1024"),
         (["proposal.log_probs=true", "sampling.temperature=0.8"], "proposal.log_probs: true; what"),
         (["proposal.log_probs=true", "sampling.top_p=0.9"], "proposal.log_probs: true; what"),
+        (
+            ["proposal.log_probs=true", "proposal.server=transformers"],
+            "proposal.log_probs: true; must be false for a server of the kind transformers",
+        ),
         (["training.clip_ratio=0.2"], "training.clip_ratio: 0.2; must be null with proposal="),
         (["candidates=."], "candidates: '.'; must be null with proposal=endpoint"),
         (["sampling.early_stop=true", "selection.max_reward=1"], "sampling.early_stop: true; must"),
