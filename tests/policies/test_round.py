@@ -30,7 +30,7 @@ from rsft_jax.rewards import from_text_score, weighted_sum
 from rsft_jax.rollouts import RolloutStore, to_rows
 from rsft_jax.rounds import collect
 from rsft_jax.selection import at_most, chain, threshold
-from rsft_jax.training import all_parameters, make_optimizer
+from rsft_jax.training import all_parameters, make_optimizer, make_rate
 
 NUM, LENGTH = 6, 8
 TEXTS = ["Tell me", "Why", "A long prompt about nothing in particular"]
@@ -195,6 +195,33 @@ def test_a_step_moves_towards_what_was_accepted_and_restart_forgets(made, drawn)
     again, _ = improve(key, after, prompts, drawn, weights, restart=True, **options)
     fresh, _ = improve(key, policy.new_state(), prompts, drawn, weights, **options)
     jax.tree.map(np.testing.assert_array_equal, again.params, fresh.params)
+
+
+def test_each_step_is_told_how_far_training_is(made, drawn):
+    """Half of the rounds are done, and four steps share the rest: at 4, 5, 6 and 7 eighths."""
+    whole, _, prompts = made
+    rate = make_rate(1e-3, "linear")
+    policy, state = language_policy(
+        random_policy(np.dtype("float32")),
+        sampling=whole.sampling,
+        part=all_parameters(),
+        optimizer=make_optimizer("sgd", learning_rate=1e-3, schedule="linear", by_progress=True),
+        slots=8,
+    )
+    inner, norms = policy.train_step(), []
+
+    def step(state, frozen, batch):
+        after, metrics = inner(state, frozen, batch)
+        norms.append(float(metrics.update_norm / metrics.grad_norm))
+        return after, metrics
+
+    _, metrics = improve(
+        jax.random.key(5), state, prompts, drawn, np.eye(3, NUM), policy=policy, step=step,
+        batch_size=3, epochs=4, rate=rate, span=(0.5, 1.0),
+    )  # fmt: skip
+    np.testing.assert_allclose(norms, [4 / 8e3, 3 / 8e3, 2 / 8e3, 1 / 8e3], rtol=1e-3)
+    found = metrics["learning_rate_first"], metrics["learning_rate_last"]
+    np.testing.assert_allclose(found, [4 / 8e3, 1 / 8e3], rtol=1e-6)
 
 
 def test_the_record_says_what_the_rule_says(made, drawn):
