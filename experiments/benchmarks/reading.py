@@ -8,8 +8,9 @@ needs before the clock starts; the readers take turns, and the file lies in the 
 of them. `load_pretrained` reads configuration, tokenizer and weights; `from_pretrained` (of the
 Python that is named, which needs torch and transformers) the configuration and the weights.
 
-One JSON object a reader. Sizes are in GB; `over_parameters` is the most resident memory above what
-the process held before, less the bytes of the parameters, as part of the size of the weights' file.
+One JSON object a reader. `cpu_seconds` are those of all threads. Sizes are in GB; `over_parameters`
+is the most resident memory above what the process held before, less the bytes of the parameters,
+as part of the size of the weights' file.
 `first_use_seconds` is a sum over every parameter afterwards: a reader that leaves the numbers in
 the mapped file reads them then, and `held` is what the process has gained after that.
 """
@@ -47,14 +48,15 @@ def gigabytes(field):
 def measure(read, size, use):
     """What a reading takes."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before, begun = gigabytes("VmRSS"), time.perf_counter()
+    before, begun, cpu = gigabytes("VmRSS"), time.perf_counter(), time.process_time()
     held = read(sys.argv[1])
     seconds, peak = time.perf_counter() - begun, gigabytes("VmHWM")
+    cpu = time.process_time() - cpu
     begun, parameters = time.perf_counter(), size(held)
     use(held)
     file = sum(f.stat().st_size for f in Path(sys.argv[1]).glob("*.safetensors")) / 1e9
-    found = dict(seconds=seconds, first_use_seconds=time.perf_counter() - begun, file=file)
-    found |= dict(parameters=parameters, peak=peak - before)
+    found = dict(seconds=seconds, cpu_seconds=cpu, first_use_seconds=time.perf_counter() - begun)
+    found |= dict(file=file, parameters=parameters, peak=peak - before)
     found["over_parameters"] = (found["peak"] - parameters) / file
     gc.collect()
     print(json.dumps(found | dict(held=gigabytes("VmRSS") - before)))
