@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-SIZES: dict[str, dict[str, int]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "1b": {"vocab_size": 128_256, "d_model": 2048, "num_layers": 16, "num_heads": 32,
            "num_kv_heads": 8, "head_dim": 64, "d_ff": 8192},
     "33m": {"vocab_size": 8192, "d_model": 512, "num_layers": 8, "num_heads": 8,
@@ -136,7 +136,8 @@ def _tokenizer(vocab_size: int) -> Any:
 
 
 def _write_random(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for name, shape in shapes.items():
         start, end = end, end + 2 * int(np.prod(shape))
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}

@@ -59,7 +59,8 @@ def test_operations_of_a_step_are_those_of_its_matrix_products():
 def test_frozen_parameters_that_keep_bfloat16_are_counted_so(capsys):
     small = {"part": "lora", "length": 32, "prompt_length": 16, "new_tokens": 16}
     work = WORK._replace(**small, frozen_bytes=2)
-    program = train_program(CONFIG, work, make_mesh(data=1), Chip(None))
+    mesh = make_mesh(data=1, devices=jax.devices()[:1])
+    program = train_program(CONFIG, work, mesh, Chip(None))
     adapters = program.memory["parameters"] - 2 * num_parameters(CONFIG)
     widths = [CONFIG.d_model, 32, 16, 16, CONFIG.d_ff]  # of query and output, key, value, mlp
     rows = 2 * (widths[0] + widths[1]) + 2 * (widths[0] + widths[2]) + 3 * (widths[0] + widths[4])
