@@ -3,7 +3,15 @@
 import importlib
 import sys
 
-BENCHMARKS = ("generation", "population", "reselect", "sampling", "selection", "training")
+BENCHMARKS = (
+    "generation",
+    "population",
+    "reading",
+    "reselect",
+    "sampling",
+    "selection",
+    "training",
+)
 """Modules here with a `main`; the others are their parts."""
 
 

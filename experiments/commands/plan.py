@@ -19,6 +19,12 @@ def command(arguments: list[str]) -> ExitCode:
     )
     parser.add_argument("--mesh", metavar="fsdp=8,tensor=4", help="default: chosen by memory")
     parser.add_argument("--part", choices=("all", "lora"), default="all")
+    parser.add_argument(
+        "--params-dtype",
+        choices=("float32", "checkpoint"),
+        default="float32",
+        help="checkpoint: what is not trained stays in bfloat16, as in files (with --part lora)",
+    )
     optimizers = ("adafactor", "adamw", "lion", "sgd")
     parser.add_argument("--optimizer", choices=optimizers, default="adamw")
     sizes = {

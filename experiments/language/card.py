@@ -161,7 +161,7 @@ def _heldout(config: LanguageConfig, facts: Event, events: Sequence[Event]) -> s
         f"Means with {settings.confidence:.0%} bootstrap intervals over prompts, of at most "
         f"{settings.num_prompts} held-out prompts with {settings.num_candidates} completions each. "
         "The judge is a score that training never saw; KL, in nats a completion, is to the base. "
-        "All are of the parameters as the run kept them, in float32."
+        "All are of the parameters as the run kept them, before they are rounded to be written."
     ]
     if config.training.ema_decay is not None and facts["weights"] == "last":
         notes.append("They are of the averaged weights, which these are not.")

@@ -78,7 +78,8 @@ def _load_base(policy: schema.PolicyConfig, allowed: Sequence[str]) -> Pretraine
             raise ConfigError(f"policy.asset: {shown(policy.asset)}; known assets: {known}")
         return load_pretrained(assets.fetch(policy.asset), dtype=dtype)
     try:
-        return load_pretrained(Path(str(policy.path)), dtype=dtype)
+        kept = policy.params_dtype
+        return load_pretrained(Path(str(policy.path)), dtype=dtype, params_dtype=kept)
     except (ValueError, OSError) as error:
         raise ConfigError(f"policy.path: {shown(policy.path)}; {error}") from None
 

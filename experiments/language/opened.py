@@ -79,7 +79,7 @@ def open_tuned(
         tokenizer=policy.tokenizer,
         sampling=config.sampling,
         assistant_last=config.data.assistant_last,
-        base=lambda: policy.params(policy.initial),
+        base=lambda: policy.sampled(policy.initial),
     )
 
 

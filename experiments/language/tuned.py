@@ -39,7 +39,7 @@ class Tuned:
     @property
     def params(self) -> Params:
         """Its parameters as sampling takes them."""
-        return self.setup.policy.params(self.state)
+        return self.setup.policy.sampled(self.state)
 
     @property
     def about(self) -> str:

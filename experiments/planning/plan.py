@@ -33,7 +33,13 @@ def plan(arguments: argparse.Namespace) -> ExitCode:
         prompts=arguments.prompts,
         prompt_length=arguments.prompt_length,
         new_tokens=arguments.new_tokens,
+        frozen_bytes=2 if arguments.params_dtype == "checkpoint" else 4,
     )
+    if arguments.params_dtype == "checkpoint" and work.part == "all":
+        raise ConfigError(
+            "--params-dtype: 'checkpoint'; must be float32 with --part all, whose parameters are "
+            "all trained, in float32"
+        )
     for name, value in work._asdict().items():
         if isinstance(value, int) and value < 1:
             raise ConfigError(

@@ -76,7 +76,7 @@ class Program(NamedTuple):
 
 
 def train_program(config: TransformerConfig, work: Work, mesh: Mesh, chip: Chip) -> Program:
-    """Compiles the training step: bfloat16 products, float32 parameters, layers rematerialised."""
+    """Compiles the training step: bfloat16 products, layers rematerialised."""
     # What the device would take, not this machine's default.
     carried = jnp.float32 if mesh.devices.flat[0].platform == "cpu" else jnp.bfloat16
     config = dataclasses.replace(config, dtype=jnp.bfloat16, carried_dtype=carried)
@@ -86,7 +86,9 @@ def train_program(config: TransformerConfig, work: Work, mesh: Mesh, chip: Chip)
         part = lora(jax.random.key(0), rank=16, remat="layers")
     model = Transformer(part.model(config))
     tx = make_optimizer(work.optimizer, learning_rate=1e-5, clip_norm=1.0)
-    state, frozen = abstract_train_state(model, part, _abstract_params(config, jnp.float32), tx)
+    # What is trained becomes float32 in the state.
+    params = _abstract_params(config, jnp.bfloat16 if work.frozen_bytes == 2 else jnp.float32)
+    state, frozen = abstract_train_state(model, part, params, tx)
     try:
         shardings = train_shardings(mesh, _rules(mesh), model, state, frozen)
     except ValueError as error:  # an axis that a size does not divide, named with the nearest

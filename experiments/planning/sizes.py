@@ -30,6 +30,7 @@ class Work(NamedTuple):
       prompts: prompts decoded at the same time, for each device that divides rows.
       prompt_length: tokens of a prompt.
       new_tokens: tokens of a completion.
+      frozen_bytes: of a parameter that is not trained: 4, or 2 where bfloat16 is kept.
     """
 
     part: str
@@ -40,6 +41,7 @@ class Work(NamedTuple):
     prompts: int
     prompt_length: int
     new_tokens: int
+    frozen_bytes: int = 4
 
 
 def smallest_slice(config: TransformerConfig, work: Work, family: str) -> str:
@@ -80,7 +82,9 @@ def estimated_bytes(
     c, total = config, num_parameters(config)
     trained = total if work.part == "all" else total * 0.02
     moments = {"adamw": 2, "lion": 1, "sgd": 0, "adafactor": 0}[work.optimizer]
-    state = 4 * (total + (moments * trained if work.part == "all" else 3 * trained))
+    state = 4 * (1 + moments) * total
+    if work.part == "lora":  # adapters and two moments of them
+        state = work.frozen_bytes * total + 4 * 3 * trained
     state /= fsdp * tensor
     tokens = work.train_rows * work.length
     # Of a layer its input, its attention's output, and a log-sum for each head and token.

@@ -35,7 +35,7 @@ from rsft_jax.types import Params
 
 
 def read_huggingface(
-    path: str | os.PathLike[str], max_length: int | None = None
+    path: str | os.PathLike[str], max_length: int | None = None, params_dtype: str = "float32"
 ) -> tuple[TransformerConfig, Params, Tokenizer]:
     """Reads the sizes, parameters and tokenizer from a Hugging Face directory.
 
@@ -45,9 +45,10 @@ def read_huggingface(
     Args:
       path: the directory.
       max_length: longest sequence in tokens; by default `max_position_embeddings`.
+      params_dtype: of the parameters, one of `rsft_jax.interop.weights.PARAMS_DTYPES`.
 
     Returns:
-      The configuration, the float32 parameters of the unrolled `Transformer`, and the tokenizer.
+      The configuration, the parameters of the unrolled `Transformer`, and the tokenizer.
 
     Raises:
       ValueError: a file is damaged or hostile, the model is of no family in
@@ -60,7 +61,11 @@ def read_huggingface(
     family, config = _config(path / "config.json", raw)
     tokenizer = read_tokenizer(path, raw)
     config = fit_config(path, config, tokenizer.vocab_size, max_length)
-    return config, params_from_tensors(path, family, config, _Shards(path)), tokenizer
+    shards = _Shards(path)
+    params = params_from_tensors(
+        path, family, config, shards, params_dtype=params_dtype, done=shards.forget
+    )
+    return config, params, tokenizer
 
 
 def write_huggingface(
@@ -173,6 +178,9 @@ class _Shards(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._shards[self._index[name]][name]
+
+    def forget(self, name: str) -> None:
+        self._shards[self._index[name]].forget(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)

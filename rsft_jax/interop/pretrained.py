@@ -16,7 +16,9 @@ from rsft_jax.interop.huggingface import (
     write_huggingface,
 )
 from rsft_jax.interop.shards import MAX_SHARD_BYTES
+from rsft_jax.interop.weights import PARAMS_DTYPES
 from rsft_jax.models.transformer import Transformer
+from rsft_jax.numerics.checks import check_choice
 from rsft_jax.types import Params
 
 
@@ -25,7 +27,7 @@ class Pretrained(NamedTuple):
 
     Attributes:
       model: the module; its sizes are in `model.config`.
-      params: float32 parameters in the unrolled layout.
+      params: parameters in the unrolled layout, float32 unless it was loaded otherwise.
       tokenizer: the tokenizer, with the chat template.
     """
 
@@ -39,6 +41,7 @@ def load_pretrained(
     *,
     dtype: Any = jnp.float32,
     max_length: int | None = None,
+    params_dtype: str = "float32",
 ) -> Pretrained:
     """Loads a model from a GGUF file or a Hugging Face directory.
 
@@ -46,20 +49,33 @@ def load_pretrained(
 
     Args:
       path: the file or the directory.
-      dtype: of activations and matrix products. Parameters are float32 in any case.
+      dtype: of activations and matrix products, whatever the parameters have.
       max_length: longest sequence in tokens, by default what the model was made for.
+      params_dtype: "float32", or "checkpoint": of each parameter the one that it has in the files
+        of a directory. Half the memory for a bfloat16 model of which a part is trained: the part
+        becomes float32 in the train state (see `rsft_jax.training.create_train_state`), and the
+        rest is widened where a product reads it, which loses nothing.
 
     Raises:
       FileNotFoundError: the file or directory, or a file in it, is missing.
-      ValueError: a file is damaged, hostile, pickled, or of an unsupported architecture; the
-        message names the file, the field and the reason.
+      ValueError: a file is damaged, hostile, pickled, or of an unsupported architecture, or is
+        GGUF, with `params_dtype="checkpoint"`; the message names the file, the field and the
+        reason.
     """
+    check_choice("params_dtype", params_dtype, PARAMS_DTYPES)
     path = Path(path)
     refuse_pickles(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or directory")
-    read = read_huggingface if path.is_dir() else read_gguf
-    config, params, tokenizer = read(path, max_length)
+    if path.is_dir():
+        config, params, tokenizer = read_huggingface(path, max_length, params_dtype)
+    elif params_dtype == "float32":
+        config, params, tokenizer = read_gguf(path, max_length)
+    else:
+        raise ValueError(
+            f"{path}: params_dtype must be 'float32' for a GGUF file, whose blocks are expanded, "
+            f"got {params_dtype!r}"
+        )
     return Pretrained(Transformer(dataclasses.replace(config, dtype=dtype)), params, tokenizer)
 
 

@@ -2,19 +2,34 @@
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
+from rsft_jax.interop.owned import copied, hand_over
 from rsft_jax.models.config import TransformerConfig
 from rsft_jax.models.families import FAMILIES, Family
-from rsft_jax.models.families.family import Values
+from rsft_jax.models.families.family import Values, Weight
+from rsft_jax.numerics.checks import check_choice
 from rsft_jax.types import Params
+
+PARAMS_DTYPES = ("float32", "checkpoint")
+"""Of parameters that are read.
+
+float32     all of them, whatever the file holds
+checkpoint  that of each in the file: float32, bfloat16 or float16 (float32 where it is wider)
+"""
+
+_KEPT = tuple(map(np.dtype, (np.float32, ml_dtypes.bfloat16, np.float16)))
+# Copies of arrays let go of the interpreter, so that threads copy side by side.
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 def make_config(path: Path, family: Family, **sizes: Any) -> TransformerConfig:
@@ -127,44 +142,71 @@ def fit_config(
 
 
 def params_from_tensors(
-    path: Path, family: Family, config: TransformerConfig, tensors: Mapping[str, Any]
+    path: Path,
+    family: Family,
+    config: TransformerConfig,
+    tensors: Mapping[str, Any],
+    *,
+    params_dtype: str = "float32",
+    done: Callable[[str], None] = lambda name: None,
 ) -> Params:
-    """Builds the unrolled, float32 parameters from tensors under their Hugging Face names.
+    """Builds the unrolled parameters from tensors under their Hugging Face names.
+
+    Each is copied once, and shares no memory with its tensor, which may lie in a mapped file or
+    belong to somebody who goes on changing it.
 
     Args:
       path: where the tensors come from, for errors.
       family: names and shapes.
       config: sizes. Rows of the vocabulary beyond `config.vocab_size` are left out.
-      tensors: `[out, in]` matrices and vectors; read one at a time.
+      tensors: `[out, in]` matrices and vectors; read one at a time by each of a few threads.
+      params_dtype: one of `PARAMS_DTYPES`.
+      done: told the name of a tensor when it has been read.
 
     Raises:
       ValueError: a tensor is missing, unknown, of another shape, or says something that the
         configuration denies.
     """
+    check_choice("params_dtype", params_dtype, PARAMS_DTYPES)
     _check_left_out(path, family, config, tensors)
     # What has a row for each token: padding of the vocabulary is cut off.
     by_token = {w.huggingface for w in (*family.first, *family.last) if "vocab" in w.axes}
-    params: dict[str, Any] = {}
-    for weight in family.weights(config):
-        keys, name = weight.path, weight.huggingface
+
+    def read(weight: Weight) -> np.ndarray:
+        name = weight.huggingface
         if name not in tensors:
             raise ValueError(f"{path}: {name}: this tensor is missing")
         tensor = np.asarray(tensors[name])
         if name in by_token:
             tensor = tensor[: config.vocab_size]
-        if keys[-1] == "kernel" and not weight.as_it_lies:
-            tensor = tensor.T
-        start, stop, whole = weight.span(config)
-        needed = (*weight.shape(config)[:-1], whole)
-        if tensor.shape != needed:
-            raise ValueError(f"{path}: {name}: needs the shape {needed}, got {tensor.shape}")
-        node = params
-        for key in keys[:-1]:
-            node = node.setdefault(key, {})
-        # A copy: the tensor may lie in a mapped file, or in memory that its owner goes on changing.
-        part = np.ascontiguousarray(tensor[..., start:stop], dtype=np.float32)
-        node[keys[-1]] = jnp.array(part, copy=True)
+        part = _part(path, config, weight, tensor)
+        keeps = params_dtype == "checkpoint" and tensor.dtype in _KEPT
+        made = copied(part, tensor.dtype if keeps else np.float32)
+        done(name)
+        return made
+
+    params: dict[str, Any] = {}
+    weights = list(family.weights(config))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        # Handed over here: the device that JAX is told to take by default is that of a thread.
+        for weight, made in zip(weights, pool.map(read, weights)):
+            node = params
+            for key in weight.path[:-1]:
+                node = node.setdefault(key, {})
+            node[weight.path[-1]] = hand_over(made)
     return params
+
+
+def _part(path: Path, config: TransformerConfig, weight: Weight, tensor: np.ndarray) -> np.ndarray:
+    """A view of what a tensor of a file holds of an array, in the shape of the parameters."""
+    if weight.path[-1] == "kernel" and not weight.as_it_lies:
+        tensor = tensor.T
+    start, stop, whole = weight.span(config)
+    needed = (*weight.shape(config)[:-1], whole)
+    if tensor.shape != needed:
+        name = weight.huggingface
+        raise ValueError(f"{path}: {name}: needs the shape {needed}, got {tensor.shape}")
+    return tensor[..., start:stop]
 
 
 def _check_left_out(

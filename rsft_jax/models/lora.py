@@ -14,13 +14,26 @@ import difflib
 import re
 import zlib
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rsft_jax.numerics.checks import check_integer
+from rsft_jax.numerics.dtypes import wide_dtype, widened
 from rsft_jax.types import Array, Numeric, Params, PRNGKey
+
+
+class Adapted(NamedTuple):
+    """Parameters with adapters beside them: what `logits_fn` takes where they are not merged.
+
+    Attributes:
+      params: the parameters.
+      lora: adapters in their layout, b with its scale in it.
+    """
+
+    params: Params
+    lora: Params
 
 
 def linear_maps(params: Params) -> tuple[str, ...]:
@@ -51,7 +64,8 @@ def init_lora(
         Llama's layer: query, key, value, output, gate, up and down.
 
     Returns:
-      A tree with `a` `[in, r]` and `b` `[r, out]` (or with a leading L) for each adapted kernel.
+      A tree with `a` `[in, r]` and `b` `[r, out]` (or with a leading L) for each adapted kernel;
+      float32 where that is in half precision, in which small steps of an optimizer are lost.
 
     Raises:
       ValueError: if `rank` is below 1, or a target names no module that has a kernel.
@@ -78,7 +92,8 @@ def init_lora(
             for name in path:
                 node = node.setdefault(name, {})
             node["a"] = _draw(key, path, kernel, rank)
-            node["b"] = jnp.zeros((*kernel.shape[:-2], rank, kernel.shape[-1]), kernel.dtype)
+            shape = (*kernel.shape[:-2], rank, kernel.shape[-1])
+            node["b"] = jnp.zeros(shape, wide_dtype(kernel.dtype))
     return lora
 
 
@@ -108,7 +123,8 @@ def merge_lora(params: Params, lora: Params, scale: Numeric = 1.0) -> Params:
       scale: usually alpha / rank.
 
     Returns:
-      New parameters; leaves that have no adapter are the same arrays.
+      New parameters; leaves that have no adapter are the same arrays. A kernel in half precision
+      becomes float32, because a small change of it would be rounded away.
 
     Raises:
       ValueError: if an adapter stands where the parameters have no kernel.
@@ -120,7 +136,7 @@ def merge_lora(params: Params, lora: Params, scale: Numeric = 1.0) -> Params:
         if name not in merged:
             raise ValueError(f"lora has {name!r}, which is not among {sorted(merged)}")
         if "a" in adapter:
-            kernel = merged[name]["kernel"]
+            kernel = widened(merged[name]["kernel"])
             # In float32 on every device: the default precision of a TPU would round the product.
             product = jnp.matmul(adapter["a"], adapter["b"], precision=jax.lax.Precision.HIGHEST)
             change = product * jnp.asarray(scale, product.dtype)
@@ -146,11 +162,11 @@ def _draw(key: PRNGKey, path: Sequence[str], kernel: Array, rank: int) -> Array:
     # The name of a module inside its layer picks its key (crc32 is stable, Python's hash is not).
     name = "/".join(path[1:] if layer or kernel.ndim == 3 else path)
     key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-    width = kernel.shape[-2]
+    width, dtype = kernel.shape[-2], wide_dtype(kernel.dtype)
 
     def draw(layer: Numeric) -> Array:
-        normal = jax.random.normal(jax.random.fold_in(key, layer), (width, rank), kernel.dtype)
-        return normal * jnp.asarray(width**-0.5, kernel.dtype)
+        normal = jax.random.normal(jax.random.fold_in(key, layer), (width, rank), dtype)
+        return normal * jnp.asarray(width**-0.5, dtype)
 
     if kernel.ndim == 3:
         return jax.vmap(draw)(jnp.arange(kernel.shape[0], dtype=jnp.uint32))

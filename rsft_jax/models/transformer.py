@@ -38,6 +38,7 @@ from rsft_jax.models.attention import ATTENDED
 from rsft_jax.models.cache import init_cache, or_wide_on_cpu
 from rsft_jax.models.config import TransformerConfig
 from rsft_jax.models.layers import PRODUCT, Dense, Layer, layer_data, make_norm
+from rsft_jax.models.lora import Adapted
 from rsft_jax.models.products import head_product
 from rsft_jax.numerics.dtypes import wide_dtype
 from rsft_jax.types import Array, Cache, LogitsFn, Params
@@ -187,7 +188,9 @@ class _Decoding(NamedTuple):
 
 
 def _variables(params: Params) -> dict[str, Any]:
-    return params.variables if isinstance(params, _Decoding) else {"params": params}
+    if isinstance(params, _Decoding):
+        return params.variables
+    return params._asdict() if isinstance(params, Adapted) else {"params": params}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,14 +220,16 @@ class _ModelLogits:
         c = self.model.config
         if isinstance(params, _Decoding) or c.dtype == wide_dtype(c.dtype):
             return params
-        embedding = params["embedder"]["embedding"]
-        rounded = jax.tree.map(lambda leaf: leaf.astype(c.dtype), params)
+        given = _variables(params)
+        leaves = given["params"]
+        rounded = jax.tree.map(lambda leaf: leaf.astype(c.dtype), given)
         tables = {
-            name: params[name] for name in ("embedder", "position_embedder") if name in params
+            name: leaves[name] for name in ("embedder", "position_embedder") if name in leaves
         }
         wide = jax.tree.map(lambda leaf: leaf.astype(wide_dtype(c.dtype)), tables)
-        variables = {"params": {**rounded, **wide}}
+        variables = {**rounded, "params": {**rounded["params"], **wide}}
         if c.tie_embeddings:
+            embedding = leaves["embedder"]["embedding"]
             variables["decoding"] = {"head": embedding.astype(c.dtype)}
         return _Decoding(variables)
 
@@ -238,7 +243,10 @@ class _ModelCache:
 
 
 def logits_fn(model: Transformer) -> LogitsFn:
-    """The model as a pure function of its parameters, the form that `rsft_jax.generation` takes."""
+    """The model as a pure function of its parameters, the form that `rsft_jax.generation` takes.
+
+    The parameters are those of the unrolled layout, or `rsft_jax.models.lora.Adapted`.
+    """
     return _ModelLogits(model)
 
 

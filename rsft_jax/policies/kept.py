@@ -14,6 +14,7 @@ import numpy as np
 
 from rsft_jax.data.tokenizer import Tokenizer
 from rsft_jax.generation import Completions
+from rsft_jax.models.lora import Adapted
 from rsft_jax.policies.language import LanguagePolicy
 from rsft_jax.policies.prompts import PromptBatch
 from rsft_jax.policies.scoring import record_of
@@ -75,7 +76,8 @@ class PolicyNames:
     """
 
     def __init__(self, policy: LanguagePolicy, part: str):
-        untuned = policy.params(policy.initial)
+        untuned = policy.sampled(policy.initial)
+        untuned = untuned.params if isinstance(untuned, Adapted) else untuned
         self._policy, self._part = policy, part
         self._untuned = fingerprint(_leaves(untuned), about=repr(policy.model.config))
 

@@ -121,8 +121,16 @@ class LanguagePolicy:
         return state.params if self.shardings is None else gather(state.params)
 
     def params(self, state: TrainState) -> Params:
-        """The parameters of a state as sampling takes them, whole on one device."""
+        """The parameters of a state, adapters merged, whole on one device."""
         return self.part.export(self.trained(state), self._frozen_here)
+
+    def sampled(self, state: TrainState) -> Params:
+        """The parameters of a state as `logits_fn` takes them, whole on one device.
+
+        Those of `params`, but for adapters of parameters in half precision, which stay beside them.
+        """
+        sampled = self.part.sampled or self.part.export
+        return sampled(self.trained(state), self._frozen_here)
 
     def variables(self, state: TrainState) -> Params:
         """The parameters of a state as variables of `train_model`, whole on one device."""
@@ -166,7 +174,7 @@ class LanguagePolicy:
         Raises:
           ValueError: if the policy gives no distribution, naming prompt and position.
         """
-        params = self.params(state)
+        params = self.sampled(state)
 
         def draw(places: np.ndarray) -> Completions:
             some = prompts.take(places)
@@ -216,7 +224,7 @@ class LanguagePolicy:
         drawn = generate_accepted(
             key,
             logits_fn(self.model),
-            self.params(state),
+            self.sampled(state),
             prompts.tokens,
             reward=reward,
             rule=rule,

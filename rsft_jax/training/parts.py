@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rsft_jax.models.config import TransformerConfig
-from rsft_jax.models.lora import init_lora, merge_lora, scale_lora
+from rsft_jax.models.lora import Adapted, init_lora, merge_lora, scale_lora
 from rsft_jax.models.transformer import stack_layers, unstack_layers
 from rsft_jax.numerics.checks import check_between, check_integer
+from rsft_jax.numerics.dtypes import wide_dtype
 from rsft_jax.types import Array, Params, PRNGKey
 
 DEFAULT_REMAT = "dots"
@@ -47,12 +48,15 @@ class Part(NamedTuple):
       export: (trainable, frozen) -> parameters (unrolled), adapters merged. They share no array
         with `trainable`, so that they outlive the step to which the trainable ones are donated.
       model: configuration for sampling -> configuration for training.
+      sampled: (trainable, frozen) -> what `rsft_jax.models.logits_fn` takes to draw from the same
+        policy; None where that is what `export` gives.
     """
 
     split: Callable[[Params], tuple[Params, Params]]
     variables: Callable[[Params, Params], Params]
     export: Callable[[Params, Params], Params]
     model: Callable[[TransformerConfig], TransformerConfig]
+    sampled: Callable[[Params, Params], Params] | None = None
 
 
 def all_parameters(*, remat: str = DEFAULT_REMAT) -> Part:
@@ -104,16 +108,26 @@ def lora(
         frozen = stack_layers(params)
         return init_lora(key, frozen, rank=rank, targets=targets), frozen
 
+    def export(trainable: Params, frozen: Params) -> Params:
+        return unstack_layers(merge_lora(frozen, trainable, scale))
+
+    def sampled(trainable: Params, frozen: Params) -> Params:
+        if all(leaf.dtype == wide_dtype(leaf.dtype) for leaf in jax.tree.leaves(frozen)):
+            return export(trainable, frozen)
+        # Merged kernels would be float32: a whole model of them, beside the one that is frozen.
+        return Adapted(unstack_layers(frozen), unstack_layers(scale_lora(trainable, scale)))
+
     return Part(
         split=split,
         variables=lambda trainable, frozen: {
             "params": frozen,
             "lora": scale_lora(trainable, scale),
         },
-        export=lambda trainable, frozen: unstack_layers(merge_lora(frozen, trainable, scale)),
+        export=export,
         model=lambda config: dataclasses.replace(
             config, scan_layers=True, frozen_layers=0, remat=remat, lora_dropout=dropout
         ),
+        sampled=sampled,
     )
 
 
@@ -231,10 +245,12 @@ def with_reference(part: Part) -> Part:
         found = part.variables(trainable, frozen.frozen)
         return {**found, "reference": frozen.reference}
 
+    drawn = part.sampled
     return part._replace(
         split=split,
         variables=variables,
         export=lambda trainable, frozen: part.export(trainable, frozen.frozen),
+        sampled=drawn and (lambda trainable, frozen: drawn(trainable, frozen.frozen)),
     )
 
 

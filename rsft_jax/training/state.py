@@ -9,6 +9,7 @@ import optax
 from flax import linen as nn
 from flax.training import train_state
 
+from rsft_jax.numerics.dtypes import widened
 from rsft_jax.sharding.processes import replicate
 from rsft_jax.sharding.rules import TrainShardings
 from rsft_jax.training.parts import Part
@@ -37,6 +38,10 @@ def create_train_state(
 ) -> tuple[TrainState, Params]:
     """Divides parameters into a train state and the frozen tree that goes with it.
 
+    What is trained is float32, also where the parameters are in half precision, in which an
+    optimizer's small steps are lost; what is frozen keeps its dtype. A bfloat16 model whose part is
+    trained therefore takes 2 bytes a frozen parameter.
+
     Args:
       model: the model for training, `Transformer(part.model(config))`.
       part: which part is trained.
@@ -51,7 +56,7 @@ def create_train_state(
       frozen tree, which no step donates, so that several states may share it.
     """
     trainable, frozen = part.split(params)
-    trainable = _own(trainable, params)
+    trainable = _own(jax.tree.map(widened, trainable), params)
     frozen = jax.tree.map(jnp.asarray, frozen)
     if shardings is None:
         return _create(model, trainable, tx, key), frozen
@@ -75,7 +80,7 @@ def abstract_train_state(
 
     def create(params: Params, key: PRNGKey | None) -> tuple[TrainState, Params]:
         trainable, frozen = part.split(params)
-        return _create(model, trainable, tx, key), frozen
+        return _create(model, jax.tree.map(widened, trainable), tx, key), frozen
 
     return jax.eval_shape(create, params, key)
 

@@ -87,3 +87,24 @@ def test_a_number_that_the_dtype_cannot_hold_is_refused_and_the_old_model_stays(
     ):
         with pytest.raises(ValueError, match=message):
             save(tmp_path / "new", **options)
+
+
+def test_parameters_may_keep_the_dtype_that_they_have_in_the_files(tmp_path):
+    save(tmp_path / "half", dtype="bfloat16")
+    file = tmp_path / "half" / "model.safetensors"
+    tensors = load_file(file)
+    norm = "model.norm.weight"
+    tensors[norm] = tiny_tensors()[norm].astype(np.float64)  # wider than JAX has: float32
+    save_file(tensors, file)
+    wide = load_pretrained(tmp_path / "half").params
+    kept = load_pretrained(tmp_path / "half", params_dtype="checkpoint").params
+    jax.tree.map(np.testing.assert_array_equal, kept, wide)
+    scale = kept["final_norm"].pop("scale")
+    assert scale.dtype == jnp.float32
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(kept)} == {"bfloat16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(wide)} == {"float32"}
+    path = write_tiny_gguf(tmp_path / "model.gguf")
+    with pytest.raises(ValueError, match="params_dtype must be 'float32' for a GGUF file"):
+        load_pretrained(path, params_dtype="checkpoint")
+    with pytest.raises(ValueError, match="params_dtype must be one of"):
+        load_pretrained(tmp_path / "half", params_dtype="bfloat16")

@@ -75,7 +75,10 @@ class TunedPolicy:
 
     @functools.cached_property
     def params(self) -> Any:
-        """The parameters: float32, unrolled (`layers_0`, `layers_1`, ...), adapters merged."""
+        """The parameters: unrolled (`layers_0`, `layers_1`, ...), adapters merged.
+
+        float32, but for what a run with `policy.params_dtype=checkpoint` has not trained.
+        """
         return self.setup.policy.params(self.state)
 
 

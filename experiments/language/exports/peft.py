@@ -50,7 +50,8 @@ def write(tuned: TunedPolicy, folder: Path) -> tuple[str, ...]:
         notes.append(f"the adapter that the run started from is in it: {start}")
     dropout = part.dropout
     save_adapter(folder, tuned.model, lora, scale=scale, base_model=base, dropout=dropout)
-    if largest_change(tuned.model, policy.params(policy.initial), tuned.params) == 0:
+    before, after = policy.sampled(policy.initial), policy.sampled(tuned.state)
+    if largest_change(tuned.model, before, after) == 0:
         notes.append("what was trained moves no logit: the run has changed nothing")
     if not (Path(base).is_dir() or is_hub_name(base)):
         notes.append(

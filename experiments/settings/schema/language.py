@@ -144,6 +144,9 @@ class LanguageConfig(RunConfig):
         if self.sampling.early_stop:
             self.selection.check_early_stop()
         self.training.check()
+        is_right = self.policy.params_dtype == "float32" or self.training.part.name != "all"
+        allowed = "float32 with training/part=all, whose parameters are all trained, in float32"
+        checks.check(is_right, "policy.params_dtype", self.policy.params_dtype, allowed)
         self._check_clip_ratio()
         if isinstance(self.proposal, EndpointProposal):
             self._check_endpoint(self.proposal)

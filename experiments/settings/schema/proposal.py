@@ -17,11 +17,14 @@ class PolicyConfig:
         "tiny-random", a random model of a few thousand parameters.
       path: a GGUF file or a Hugging Face folder on this machine.
       function: dotted path of a function of your own (dtype) -> Pretrained.
-      dtype: what the model computes in; parameters and log-probabilities stay float32.
+      dtype: what the model computes in; log-probabilities stay float32.
       adapter: a folder with an adapter of PEFT (LoRA). It is merged into the model before the run
         begins: the proposal of the first round, the reference of every KL and the "base" of the
         report are the adapted model. It is not trained on: training/part=lora trains a new one
         beside it, and `rsft export --format peft` writes both as one. null for none.
+      params_dtype: what the parameters are held in: float32; or checkpoint, what the files of the
+        Hugging Face folder in path hold, bfloat16 mostly, for half the memory. What is trained is
+        float32 all the same, so not with training/part=all. A kernel that adapter changes is, too.
     """
 
     asset: str | None
@@ -29,6 +32,7 @@ class PolicyConfig:
     function: str | None
     dtype: Literal["float32", "bfloat16"]
     adapter: str | None = None
+    params_dtype: Literal["float32", "checkpoint"] = "float32"
 
     def check(self) -> None:
         """Checks that there is one model, and that an adapter can be one."""
@@ -41,6 +45,9 @@ class PolicyConfig:
             )
         is_right = self.adapter is None or checks.is_path(self.adapter)
         checks.check(is_right, "policy.adapter", self.adapter, "a path, or null")
+        is_right = self.params_dtype == "float32" or self.path is not None
+        allowed = "float32 without policy.path, the Hugging Face folder of a model"
+        checks.check(is_right, "policy.params_dtype", self.params_dtype, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)

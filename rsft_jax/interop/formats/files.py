@@ -1,6 +1,8 @@
 """Opens files of weights: only formats that hold numbers, only regular files, memory-mapped."""
 
+import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,3 +36,21 @@ def open_weights(path: Path) -> np.ndarray:
     if not path.stat().st_size:
         raise ValueError(f"{path}: this file is empty")
     return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+
+
+def forget(mapped: np.ndarray, start: int, end: int) -> None:
+    """Gives the memory of bytes of a mapped file back; they are read anew where they are needed.
+
+    A process otherwise holds every page of a file that it has looked at, beside what it has made of
+    it. Nothing happens where the system has no such call.
+
+    Args:
+      mapped: what `open_weights` has returned.
+      start, end: of bytes that have been read.
+    """
+    owner: Any = mapped
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < last and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED, first, last - first)

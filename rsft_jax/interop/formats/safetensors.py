@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import ml_dtypes
 import numpy as np
 
-from rsft_jax.interop.formats.files import open_weights
+from rsft_jax.interop.formats.files import forget, open_weights
 
 # Far above the header of any real file (a thousand tensors take 100 kB), far below what would
 # let its JSON fill the memory.
@@ -44,6 +44,11 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+    def forget(self, name: str) -> None:
+        """Gives the memory of a tensor that has been read back; it may be read again."""
+        info = self._tensors[name]
+        forget(self._bytes, info.start, info.end)
 
     def _fail(self, field: str, reason: str) -> NoReturn:
         raise ValueError(f"{self.path}: {field:.80}: {reason}")

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rsft_jax.models.transformer import Transformer
+from rsft_jax.models.transformer import Transformer, logits_fn
 from rsft_jax.types import Params
 
 _SEEN_TOKENS = 64
@@ -44,9 +44,9 @@ def largest_change(model: Transformer, params: Params, changed: Params) -> float
 
     Args:
       model: the module.
-      params, changed: parameters, unrolled.
+      params, changed: parameters as `logits_fn` takes them, unrolled.
     """
     tokens = jnp.arange(min(_SEEN_TOKENS, model.config.vocab_size, model.config.max_length))[None]
-    logits = [model.apply({"params": p}, tokens, tokens) for p in (params, changed)]
+    logits = [logits_fn(model)(p, tokens, tokens, None) for p in (params, changed)]
     first, second = (np.asarray(found[0], np.float32) for found in logits)
     return float(np.abs(first - second).max())

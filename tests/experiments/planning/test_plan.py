@@ -8,7 +8,7 @@ from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.planning import machine as plan_machine
 from rsft_jax.experiments.planning import sizes
 from rsft_jax.experiments.planning.machine import Chip
-from rsft_jax.experiments.planning.programs import decode_program
+from rsft_jax.experiments.planning.programs import decode_program, train_program
 from rsft_jax.experiments.planning.shapes import SHAPES, num_parameters
 from rsft_jax.sharding import make_mesh
 from tests.training.toys import CONFIG, make_params
@@ -54,6 +54,25 @@ def test_operations_of_a_step_are_those_of_its_matrix_products():
     forward = 2 * weights + 4 * CONFIG.num_layers * width * 7
     assert sizes.train_flops(CONFIG, "all", tokens, 7) == 4 * tokens * forward
     assert sizes.train_flops(CONFIG, "lora", tokens, 7) == 3 * tokens * forward
+
+
+def test_frozen_parameters_that_keep_bfloat16_are_counted_so(capsys):
+    small = {"part": "lora", "length": 32, "prompt_length": 16, "new_tokens": 16}
+    work = WORK._replace(**small, frozen_bytes=2)
+    mesh = make_mesh(data=1, devices=jax.devices()[:1])
+    program = train_program(CONFIG, work, mesh, Chip(None))
+    adapters = program.memory["parameters"] - 2 * num_parameters(CONFIG)
+    widths = [CONFIG.d_model, 32, 16, 16, CONFIG.d_ff]  # of query and output, key, value, mlp
+    rows = 2 * (widths[0] + widths[1]) + 2 * (widths[0] + widths[2]) + 3 * (widths[0] + widths[4])
+    assert adapters == 4 * 16 * CONFIG.num_layers * rows
+    assert program.memory["optimizer"] == pytest.approx(2 * adapters, abs=64)
+    for sizes_of, of_wide in zip(
+        sizes.estimated_bytes(CONFIG, work, 2, 1),
+        sizes.estimated_bytes(CONFIG, work._replace(frozen_bytes=4), 2, 1),
+    ):
+        assert of_wide - sizes_of == pytest.approx(2 * num_parameters(CONFIG) / 2)
+    assert main(["plan", "smollm2-135m", "--params-dtype", "checkpoint"]) == 2
+    assert "--params-dtype: 'checkpoint'; must be float32 with" in capsys.readouterr().err
 
 
 @pytest.mark.multi_device
