@@ -29,13 +29,19 @@ def run_of(folder: Path) -> LanguageConfig | None:
 
 def split_allowed(overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """Parts `allow_packages=[...]` from the settings of a rule or reward."""
-    rest, allowed = [], ()
+    rest, value = split_off(overrides, "allow_packages")
+    return rest, () if value is None else allowed_packages(value)
+
+
+def split_off(overrides: Sequence[str], name: str) -> tuple[list[str], Any]:
+    """Parts one setting from the others: these, and its value; None where it is not given."""
+    rest, value = [], None
     for text, override in zip(overrides, parse_overrides(overrides)):
-        if override.key_or_group == "allow_packages":
-            allowed = allowed_packages(override.value())
+        if override.key_or_group == name:
+            value = override.value()
         else:
             rest.append(text)
-    return rest, allowed
+    return rest, value
 
 
 def composed(

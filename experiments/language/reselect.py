@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from rsft_jax.data import Prompt
+from rsft_jax.data.groups import Label
 from rsft_jax.metrics import distinct_n, self_bleu
 from rsft_jax.numerics.round_keys import round_keys
 from rsft_jax.rollouts import Record, RolloutStore, read_rollouts
@@ -22,6 +23,7 @@ from ..terminal.errors import ConfigError, shown
 from . import make
 from .candidates import check_log_prob
 from .endpoint import answers_store
+from .sliced import selection_slices, slice_rows, slices_note
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,46 @@ def reselect(records: Sequence[Record], rule: SelectionRule, seed: int) -> Resel
         self_bleu=self_bleu(texts) if len(texts) > 1 else math.nan,
         prompts_without=sum(int((~a.any(axis=1)).sum()) for a in accepted),
     )
+
+
+class Table(NamedTuple):
+    """What a rule does to groups of prompts, as a table."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str
+
+
+def reselect_by(
+    records: Sequence[Record],
+    rule: SelectionRule,
+    seed: int,
+    labels: Mapping[str, Sequence[Sequence[Label]]],
+    intervals: tuple[float, int],
+) -> list[Table]:
+    """What a rule accepts of each group of prompts: a table for each column.
+
+    Args:
+      records: the candidates.
+      rule: accepts or rejects.
+      seed: of the run that drew them.
+      labels: column -> for each record the groups of its prompts.
+      intervals: their confidence and resamples.
+    """
+    accepted = [np.asarray(select_again(record, rule, seed).accepted) for record in records]
+    tables = []
+    for column, of_records in labels.items():
+        slices = selection_slices(records, accepted, of_records, intervals)
+        tables.append(
+            Table(
+                f"{' > '.join(stage_names(rule))} by {column}",
+                (column, *slices),
+                slice_rows(slices),
+                slices_note(slices),
+            )
+        )
+    return tables
 
 
 def rescore(
