@@ -1,8 +1,8 @@
-"""What `rsft reselect` and `rsft rescore` share: the settings that a folder of candidates has."""
+"""What the commands on stored candidates share: the settings that a folder of candidates has."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..settings.compose import allowed_packages, compose, compose_onto
 from ..settings.overrides import parse_overrides
@@ -10,6 +10,9 @@ from ..settings.schema import LanguageConfig
 from ..settings.stored import read_config
 from ..settings.typed import to_dict
 from ..terminal.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from rsft_jax.rollouts import Record
 
 
 def run_of(folder: Path) -> LanguageConfig | None:
@@ -25,6 +28,23 @@ def run_of(folder: Path) -> LanguageConfig | None:
     if not isinstance(config, LanguageConfig):
         raise ConfigError(f"{shown(str(folder))}: only runs of kind language keep candidates")
     return config
+
+
+def read_arm(
+    folder: Path, arm: str, field: str, *, with_verdict: bool = False
+) -> tuple[list["Record"], list[str]]:
+    """The stored candidates of one arm, a record for each round, and what could not be read.
+
+    Raises:
+      ConfigError: they cannot be read, or there is no such arm.
+    """
+    from ..language.candidates import read_candidates
+
+    records, problems = read_candidates(folder, field=field, with_verdict=with_verdict)
+    arms = {record.arm for record in records}
+    if arm not in arms:
+        raise ConfigError(f"--arm: {shown(arm)} is not one of {', '.join(sorted(arms))}")
+    return [record for record in records if record.arm == arm], list(problems)
 
 
 def split_allowed(overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

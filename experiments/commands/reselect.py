@@ -14,11 +14,9 @@ from ..settings.typed import build
 from ..terminal.errors import ConfigError, ExitCode, shown
 from ..terminal.files import to_csv, write_whole
 from ..terminal.parser import Parser
-from ._stored_candidates import composed, groups_of, run_of, split_allowed, split_off
+from ._stored_candidates import composed, groups_of, read_arm, run_of, split_allowed, split_off
 
 if TYPE_CHECKING:
-    from rsft_jax.rollouts import Record
-
     from ..language.reselect import Reselected
 
 _EPILOG = """\
@@ -45,7 +43,7 @@ def command(arguments: list[str]) -> ExitCode:
     settings = _settings(overrides, parsed.config_dir, run)
     if parsed.csv and not parsed.csv.absolute().parent.is_dir():
         raise ConfigError(f"--csv: {shown(str(parsed.csv))}; its folder is not there")
-    records, problems = _read(parsed.folder, parsed.arm)
+    records, problems = read_arm(parsed.folder, parsed.arm, "reselect")
     console = Console()
     for problem in problems:
         console.say(f"left out: {problem}")
@@ -56,9 +54,10 @@ def command(arguments: list[str]) -> ExitCode:
     rows, by_group = [], []
     for selection, seed in settings:
         selection.check(most)
-        rule = make_rule(selection, allowed)
-        rows.append(reselect(records, rule, seed))
-        by_group += reselect_by(records, rule, seed, labels, intervals_of(run))
+        rule, by = make_rule(selection, allowed), selection.group_column()
+        groups = by and labels_by(records, [by], run, parsed.folder, "selection.by")[by]
+        rows.append(reselect(records, rule, seed, groups or None))
+        by_group += reselect_by(records, rule, seed, labels, intervals_of(run), groups or None)
     rounds = ", ".join(str(record.round) for record in records)
     console.table(f"{parsed.folder}: {parsed.arm}, round {rounds}", _COLUMNS, map(_row, rows))
     for table in by_group:
@@ -107,17 +106,6 @@ def _settings(
         (build(SelectionConfig, data["selection"], "selection"), build(int, data["seed"], "seed"))
         for data in composed_jobs
     ]
-
-
-def _read(folder: Path, arm: str) -> tuple[list["Record"], list[str]]:
-    """The stored candidates of one arm, and what could not be read."""
-    from ..language.candidates import read_candidates
-
-    records, problems = read_candidates(folder, field="reselect")
-    arms = {record.arm for record in records}
-    if arm not in arms:
-        raise ConfigError(f"--arm: {shown(arm)} is not one of {', '.join(sorted(arms))}")
-    return [record for record in records if record.arm == arm], list(problems)
 
 
 def _row(again: "Reselected") -> tuple[Any, ...]:

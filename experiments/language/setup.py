@@ -97,6 +97,8 @@ def make_setup(
     make.check_columns(reward, judge, [*train, *heldout])
     for column in config.evaluation.slices:
         labels_of([*train, *heldout], column, "evaluation.slices")
+    if (column := config.selection.group_column()) is not None:
+        labels_of(train, column, "selection.by")
     start = time.monotonic()
     pretrained = make.load_policy(config.policy, config.allow_packages)
     batches = _encoded(config, pretrained, train, heldout)

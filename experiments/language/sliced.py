@@ -33,7 +33,12 @@ class Figure(NamedTuple):
 
 
 def asked_prompts(
-    record: Record, run: LanguageConfig | None, folder: Path, field: str
+    record: Record,
+    run: LanguageConfig | None,
+    folder: Path,
+    field: str,
+    *,
+    heldout: bool = False,
 ) -> list[Prompt]:
     """The prompts of a record with their columns.
 
@@ -42,6 +47,7 @@ def asked_prompts(
       run: the settings of their run; None where they are of a file or a store.
       folder: where they were read from.
       field: what asks for the columns, for errors.
+      heldout: whether they are the held-out prompts of the run.
 
     Raises:
       ConfigError: a store has no columns, or a prompt is no longer in the data.
@@ -53,8 +59,10 @@ def asked_prompts(
             f"{field}: needs the columns of the prompts, which {shown(str(folder))} does not hold; "
             "give the folder of the run, or a JSON Lines file with the columns"
         )
-    given = run.candidates is not None
-    prompts = read_given(run).prompts if given else make.load_prompt_split(run.data, heldout=False)
+    if run.candidates is not None and not heldout:
+        prompts = read_given(run).prompts
+    else:
+        prompts = make.load_prompt_split(run.data, heldout=heldout)
     known = {prompt.id: prompt for prompt in prompts}
     for name in record.prompt_ids:
         if name not in known:
@@ -75,17 +83,28 @@ def labels_of(prompts: Sequence[Prompt], column: str, field: str) -> list[Label]
 
 
 def labels_by(
-    records: Sequence[Record], columns: Sequence[str], run: LanguageConfig | None, folder: Path
+    records: Sequence[Record],
+    columns: Sequence[str],
+    run: LanguageConfig | None,
+    folder: Path,
+    field: str = "slices",
 ) -> dict[str, list[list[Label]]]:
     """Column -> for each record the groups of its prompts.
+
+    Args:
+      records: the candidates.
+      columns: of their prompts.
+      run: the settings of their run; None where they are of a file or a store.
+      folder: where they were read from.
+      field: what asks for the columns, for errors.
 
     Raises:
       ConfigError: the prompts, or one of the columns, are not there.
     """
     if not columns:
         return {}
-    prompts = [asked_prompts(record, run, folder, "slices") for record in records]
-    return {name: [labels_of(some, name, "slices") for some in prompts] for name in columns}
+    prompts = [asked_prompts(record, run, folder, field) for record in records]
+    return {name: [labels_of(some, name, field) for some in prompts] for name in columns}
 
 
 def intervals_of(run: LanguageConfig | None) -> tuple[float, int]:
@@ -196,11 +215,11 @@ def slice_rows(slices: Mapping[str, Slices]) -> list[tuple[str, ...]]:
     """The rows of a table: a group each, and the gap of each figure below them."""
     first = next(iter(slices.values()))
     rows = [
-        (str(one.group), *(_cell(each.groups[i].interval) for each in slices.values()))
+        (str(one.group), *(interval_text(each.groups[i].interval) for each in slices.values()))
         for i, one in enumerate(first.groups)
     ]
     if any(each.gap is not None for each in slices.values()):
-        rows.append(("gap", *(_gap_cell(each.gap) for each in slices.values())))
+        rows.append(("gap", *(_gap_text(each.gap) for each in slices.values())))
     return rows
 
 
@@ -240,12 +259,13 @@ def _gap(pair: Pair) -> dict[str, Any]:
     return {"best": str(pair.first), "worst": str(pair.second), **_ends(pair.difference)}
 
 
-def _cell(interval: Interval) -> str:
+def interval_text(interval: Interval) -> str:
+    """A mean with its interval; without one where there is too little, a dash where nothing."""
     mean, low, high = interval
     if np.isnan(mean):
         return "-"
     return f"{mean:.3f}" if np.isnan(low) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _gap_cell(gap: Pair | None) -> str:
-    return "-" if gap is None else _cell(gap.difference)
+def _gap_text(gap: Pair | None) -> str:
+    return "-" if gap is None else interval_text(gap.difference)
