@@ -2,13 +2,14 @@
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..settings.compose import allowed_packages
 from ..terminal.errors import ConfigError, ExitCode, shown
 from ..terminal.parser import Parser
+from ..terminal.plain import without_controls
 from ._stored_candidates import read_arm, run_of
 
 if TYPE_CHECKING:
@@ -51,11 +52,13 @@ def command(arguments: list[str]) -> ExitCode:
         console.say(f"left out: {problem}")
     for place in places:
         told = tell(record, place, run, draws)
-        title = f"{parsed.prompt}, round {record.round}, {record.arm}: {record.verdict.rule}"
-        console.say(f"prompt: {record.prompts[place].strip()}")
-        console.table(title, *_table(told))
+        num = sum(one.rank is not None for one in told)
+        console.say(
+            f"{parsed.prompt}, round {record.round}, {record.arm}: {record.verdict.rule}\n"
+            f"prompt: {without_controls(record.prompts[place].strip())}"
+        )
         for one in told:
-            console.say(f"{one.number}: {one.text.strip()}")
+            console.say("\n".join(_lines(one, num)))
     if draws.coin is not None:
         console.say(f"u: the coin of {draws.by}, drawn again; all stored verdicts come out again")
     elif draws.same.all():
@@ -83,29 +86,21 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _table(told: Sequence["Told"]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Heads and rows; what no candidate has is no column."""
-    terms = list(told[0].terms) if told else []
-    weights = {name: told[0].terms[name][1] for name in terms}
-    heads = ["", "verdict", "reward", "rank", *(f"{n} ×{weights[n]:g}" for n in terms)]
-    rows = [
-        [one.number, one.reason, _number(one.reward), one.rank]
-        + [_number(one.terms[name][0]) for name in terms]
-        for one in told
-    ]
-    further = {
-        "judge": [_number(one.judge) for one in told],
-        "P": [_number(one.accept_prob) for one in told],
-        "u": [None if one.coin is None else f"{one.coin:.4f} < {one.below:.4f}?" for one in told],
-        "log-weight": [one.log_weight or None if math.isfinite(one.log_weight) else None
-                       for one in told],
-    }  # fmt: skip
-    for name, values in further.items():
-        if any(value is not None for value in values):
-            heads.append(name)
-            rows = [[*row, value] for row, value in zip(rows, values)]
-    return tuple(heads), [tuple(row) for row in rows]
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _lines(one: "Told", num: int) -> Iterator[str]:
+    """What there is to say of a candidate; what it does not have is not said."""
+    yield f"candidate {one.number}: {one.reason}"
+    reward = "no reward" if one.rank is None else f"reward {one.reward:.4g}"
+    rank = "" if one.rank is None else f", rank {one.rank} of {num}"
+    judge = f", judge {one.judge:.4g}" if math.isfinite(one.judge) else ""
+    yield f"  {reward}{rank}{judge}"
+    if one.terms:
+        terms = (f"{value:.4g} {name} x {weight:g}" for name, (value, weight) in one.terms.items())
+        yield f"  terms: {', '.join(terms)}"
+    draw = ""
+    if one.coin is not None and one.below is not None:
+        draw = f"; u {one.coin:.4f}, which must be below {one.below:.4f}"
+    weight = ""
+    if math.isfinite(one.log_weight) and one.log_weight:
+        weight = f"; log-weight {one.log_weight:.4g}"
+    yield f"  P {one.accept_prob:.4g}{draw}{weight}"
+    yield f"  text: {without_controls(one.text.strip())}"
