@@ -115,7 +115,7 @@ def majority_at_k(
         raise ValueError(f"num_subsets must be at least 1, got {num_subsets}")
     out = np.full(len(rows), np.nan)
     for i, (own, judged) in enumerate(zip(answers, rows)):
-        there = np.flatnonzero(~np.isnan(judged))
+        there = np.flatnonzero(~np.isnan(judged)).tolist()
         if len(there) >= k:
             votes = [(own[j], judged[j]) for j in there]
             out[i] = _majority(votes, k, num_subsets, np.random.default_rng((seed, i)))

@@ -84,7 +84,9 @@ def balanced(
         inner = rule.select(jax.random.fold_in(key, 0), candidates)
         accepted = inner.accepted & scored
         bits = candidate_bits(jax.random.fold_in(key, 1), candidates)
-        keep, share = _thinned(accepted, scored, bits, candidates.group, max_gap, axis_name)
+        assert candidates.group is not None  # `needs` says so
+        group = jnp.asarray(candidates.group)
+        keep, share = _thinned(accepted, scored, bits, group, max_gap, axis_name)
         within = jnp.int32(0) if inner.rejected_by is None else inner.rejected_by
         rejected_by = jnp.where(accepted, jnp.int32(len(inner_names)), within)
         rejected_by = jnp.where(keep, jnp.int32(-1), rejected_by)
@@ -103,13 +105,12 @@ def _thinned(
     accepted: Array,
     scored: Array,
     bits: Array,
-    group: Array | None,
+    group: Array,
     max_gap: Numeric,
     axis_name: str | None,
 ) -> tuple[Array, Array]:
     """`[P, N]` which of the accepted are kept, and the share of its group that is."""
     shape = accepted.shape
-    group = jnp.asarray(group)
     if axis_name is not None:
         group = jax.lax.all_gather(group, axis_name, tiled=True)
     whole = (group.shape[0], shape[1])  # of all devices
