@@ -22,7 +22,7 @@ _ALONE = re.compile(r"[-+\u2212]?[0-9]+(?:\.[0-9]+)?\.?")
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """1 for a completion whose last number is the answer in a column of its prompt, 0 for any other.
+    """1 for a completion whose last number is the one in a column of its prompt, 0 for any other.
 
     The rule of the last number, for everybody: "13 or 12" answers 12, "12 or 13" answers 13. Equal
     are numbers of the same value, exactly, however spelled (`rsft_jax.metrics.last_number`, by

@@ -1,4 +1,4 @@
-"""The verifier of numbers: who is right, by which form, and which answers of the data are refused."""
+"""The verifier of numbers: what is right in which form, and which columns are refused."""
 
 import numpy as np
 import pytest

@@ -101,9 +101,7 @@ def draw_question(rng: np.random.Generator, level: int) -> Question:
     return Question(level, tuple(numbers))
 
 
-def draw_questions(
-    seed: int, sizes: Mapping[str, int] | None = None
-) -> dict[str, list[Question]]:
+def draw_questions(seed: int, sizes: Mapping[str, int] | None = None) -> dict[str, list[Question]]:
     """Questions of each split, of all levels in turn; no question is in two.
 
     A level that has too few questions (there are 100 of level 1) gives at most a quarter of them to

@@ -124,7 +124,9 @@ def test_an_answer_that_is_no_number_ends_the_run_before_it_begins(tmp_path, pre
     ):
         path = tmp_path / "prompts.jsonl"
         path.write_text("".join(json.dumps(row | change) + "\n" for row in rows[:1] + rows[-1:]))
-        with pytest.raises(ConfigError, match=f"prompt {rows[0]['id']}.*: {told}".replace("+", ".")):
+        with pytest.raises(
+            ConfigError, match=f"prompt {rows[0]['id']}.*: {told}".replace("+", ".")
+        ):
             run(tmp_path / "run", f"data.path={path}", settings=others)
 
 
@@ -164,7 +166,7 @@ TEXTS = [["1+1=2", "1+1=3", "3", "1+2=2"], ["5", "5", "6", "x"]]
 
 
 def test_figures_of_stored_answers_are_those_by_hand():
-    """Prompt a: right are 2 of 4, by a vote of 2 (twice) and 3 (twice): half. b: 1 of 4, outvoted."""
+    """Prompt a: 2 of 4 right, a vote of two 2s and two 3s: half. Prompt b: 1 of 4, outvoted."""
     found = judge(record(TEXTS, [[1, 0, 0, 1], [0, 0, 1, 0]], [[1, 0, 0, 0], [0, 0, 0, 0]]))
     assert found.figures["pass@1"].tolist() == [0.5, 0.25]
     assert found.figures["pass@4"].tolist() == [1, 1]
