@@ -39,7 +39,9 @@ def settings(folder):
         "rounds.num_rounds=1",
         "rounds.prompts_per_round=12",
         # an untrained policy has no right answer: here a number of the right form is enough
-        "selection={rule: threshold, minimum: 0.0, budget: 2}",
+        "selection=threshold",
+        "selection.minimum=0.0",
+        "selection.budget=2",
         "training.batch_size=8",
         "evaluation.num_candidates=4",
         "evaluation.kl_prompts=4",

@@ -21,23 +21,25 @@ def accepted(*overrides):
 
 
 def test_correct_accepts_whole_verdicts_and_a_budget_caps_a_prompt():
-    assert accepted() == (("correct",), [[1, 1, 1], [0, 1, 0], [0, 0, 0], [1, 0, 1]])
-    names, chosen = accepted("selection.budget=1")
+    plain = "selection.contrast=false"
+    every = (("correct",), [[1, 1, 1], [0, 1, 0], [0, 0, 0], [1, 0, 1]])
+    assert accepted(plain, "selection.budget=null") == every
+    names, chosen = accepted(plain, "selection.budget=1")
     assert names == ("correct", "at_most(1)")
     assert chosen == [[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]]
-    assert accepted("selection.minimum=0.5")[1][1] == [0, 1, 1]
+    assert accepted("selection.minimum=0.5", plain, "selection.budget=2")[1][1] == [0, 1, 1]
 
 
 def test_contrast_leaves_out_prompts_that_are_always_right():
-    names, chosen = accepted("selection.contrast=true", "selection.budget=2")
+    names, chosen = accepted("selection.budget=2")
     assert names == ("group_filter(none, none)", "correct", "at_most(2)")
     assert chosen == [[0, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1]]
 
 
 def test_what_cannot_be_is_refused():
-    early = ["sampling.early_stop=true", "selection.budget=2", "selection.contrast=true"]
+    early = ["sampling.early_stop=true", "selection.budget=2"]
     with pytest.raises(ConfigError, match=r"selection\.rule: correct must see all candidates"):
         accepted(*early)
-    accepted(*early[:2])
+    accepted(*early, "selection.contrast=false")
     with pytest.raises(ConfigError, match=r"selection\.minimum: 0\.0; must be above 0 and finite"):
-        accepted("selection.minimum=0.0")
+        accepted("selection.minimum=0.0", "selection.budget=2")
