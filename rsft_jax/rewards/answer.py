@@ -109,5 +109,5 @@ def _number(value: Any) -> str | None:
         except ValueError:
             return None
         return last_number(value) if is_number else None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return last_number(str(value)) if is_number and math.isfinite(value) else None
+    # There is no digit in True, nan and inf.
+    return last_number(str(value)) if isinstance(value, int | float) else None

@@ -88,6 +88,7 @@ def test_levels_give_what_they_have_and_the_unseen_is_held_out_alone(questions):
         "train": [30, 30, 30, 30, 0],
         "examples": [50, 50, 50, 50, 0],
     }
+    check_no_leak(draw_questions(0, {"train": 3, "examples": 1, "heldout": 2}))
     many = draw_questions(0, {"heldout": 40, "train": 60, "examples": 100})
     of_first = [sum(q.level == 1 for q in some) for some in many.values()]
     # 55 sums of two digits and 45 differences above zero, or of equals; less 0 is plus 0.
