@@ -60,11 +60,14 @@ class Scored(NamedTuple):
       info: goes into the report.
       log_target: `[P, N]` log p of whole completions in nats, perhaps unnormalised, for the rules
         that compare densities (`rsft_jax.selection.density_ratio`); None where there is none.
+      group: `[P]` integers, the group of each prompt, for the rules that compare groups
+        (`rsft_jax.selection.balanced`); None where there is none.
     """
 
     rewards: Array | np.ndarray
     info: Any = None
     log_target: Array | np.ndarray | None = None
+    group: Array | np.ndarray | None = None
 
 
 ScoreFn = Callable[[Any, Any], Array | np.ndarray | Scored]

@@ -84,6 +84,8 @@ def collect(
         candidates = dataclasses.replace(candidates, log_proposal=jnp.asarray(log_q))
     if (log_p := scored.log_target) is not None:
         candidates = dataclasses.replace(candidates, log_target=jnp.asarray(log_p))
+    if (group := scored.group) is not None:
+        candidates = dataclasses.replace(candidates, group=jnp.asarray(group))
     selection = rule.select(keys.select, candidates)
     return Collected(proposed.completions, candidates, selection, Info(proposed.info, scored.info))
 

@@ -1,8 +1,8 @@
-"""What `rsft reselect` and `rsft rescore` share: the settings that a folder of candidates has."""
+"""What the commands on stored candidates share: the settings that a folder of candidates has."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..settings.compose import allowed_packages, compose, compose_onto
 from ..settings.overrides import parse_overrides
@@ -10,6 +10,9 @@ from ..settings.schema import LanguageConfig
 from ..settings.stored import read_config
 from ..settings.typed import to_dict
 from ..terminal.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from rsft_jax.rollouts import Record
 
 
 def run_of(folder: Path) -> LanguageConfig | None:
@@ -27,15 +30,38 @@ def run_of(folder: Path) -> LanguageConfig | None:
     return config
 
 
+def read_arm(
+    folder: Path, arm: str, field: str, *, with_verdict: bool = False
+) -> tuple[list["Record"], list[str]]:
+    """The stored candidates of one arm, a record for each round, and what could not be read.
+
+    Raises:
+      ConfigError: they cannot be read, or there is no such arm.
+    """
+    from ..language.candidates import read_candidates
+
+    records, problems = read_candidates(folder, field=field, with_verdict=with_verdict)
+    arms = {record.arm for record in records}
+    if arm not in arms:
+        raise ConfigError(f"--arm: {shown(arm)} is not one of {', '.join(sorted(arms))}")
+    return [record for record in records if record.arm == arm], list(problems)
+
+
 def split_allowed(overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """Parts `allow_packages=[...]` from the settings of a rule or reward."""
-    rest, allowed = [], ()
+    rest, value = split_off(overrides, "allow_packages")
+    return rest, () if value is None else allowed_packages(value)
+
+
+def split_off(overrides: Sequence[str], name: str) -> tuple[list[str], Any]:
+    """Parts one setting from the others: these, and its value; None where it is not given."""
+    rest, value = [], None
     for text, override in zip(overrides, parse_overrides(overrides)):
-        if override.key_or_group == "allow_packages":
-            allowed = allowed_packages(override.value())
+        if override.key_or_group == name:
+            value = override.value()
         else:
             rest.append(text)
-    return rest, allowed
+    return rest, value
 
 
 def composed(

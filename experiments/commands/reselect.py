@@ -1,4 +1,4 @@
-"""rsft reselect FOLDER selection=RULE [selection.FIELD=A,B,C]: applies rules to old candidates."""
+"""rsft reselect FOLDER selection=RULE [slices=[COLUMN]]: applies rules to old candidates."""
 
 import argparse
 import dataclasses
@@ -14,17 +14,16 @@ from ..settings.typed import build
 from ..terminal.errors import ConfigError, ExitCode, shown
 from ..terminal.files import to_csv, write_whole
 from ..terminal.parser import Parser
-from ._stored_candidates import composed, groups_of, run_of, split_allowed
+from ._stored_candidates import composed, groups_of, read_arm, run_of, split_allowed, split_off
 
 if TYPE_CHECKING:
-    from rsft_jax.rollouts import Record
-
     from ..language.reselect import Reselected
 
 _EPILOG = """\
 examples:
   rsft reselect FOLDER selection=top_k selection.k=2
   rsft reselect FOLDER selection=statistical_rejection selection.beta=0.03,0.1,0.3,1
+  rsft reselect FOLDER selection=threshold slices=[group]   # by columns of the prompts
   rsft reselect FILE.jsonl selection=threshold selection.minimum=0.5 --csv TABLE.csv"""
 _COLUMNS = ("rule", "law", "accepted", "rate", "reward", "by coin", "ESS", "distinct-2")
 
@@ -33,28 +32,37 @@ def command(arguments: list[str]) -> ExitCode:
     """Prints a row for each rule and setting."""
     from ..language.candidates import ENDED_EARLY
     from ..language.make import make_rule
-    from ..language.reselect import reselect
+    from ..language.reselect import reselect, reselect_by
+    from ..language.sliced import intervals_of, labels_by
     from ..terminal.console import Console
 
     parsed = _parsed(arguments)
     run = run_of(parsed.folder)
     overrides, allowed = split_allowed(parsed.overrides)
+    overrides, columns = _split_slices(overrides, run)
     settings = _settings(overrides, parsed.config_dir, run)
     if parsed.csv and not parsed.csv.absolute().parent.is_dir():
         raise ConfigError(f"--csv: {shown(str(parsed.csv))}; its folder is not there")
-    records, problems = _read(parsed.folder, parsed.arm)
+    records, problems = read_arm(parsed.folder, parsed.arm, "reselect")
     console = Console()
     for problem in problems:
         console.say(f"left out: {problem}")
     if run is not None and run.sampling.early_stop:
         console.say(ENDED_EARLY)
     most = max(record.valid.shape[1] for record in records)
-    rows = []
+    labels = labels_by(records, columns, run, parsed.folder)
+    rows, by_group = [], []
     for selection, seed in settings:
         selection.check(most)
-        rows.append(reselect(records, make_rule(selection, allowed), seed))
+        rule, by = make_rule(selection, allowed), selection.group_column()
+        groups = by and labels_by(records, [by], run, parsed.folder, "selection.by")[by]
+        rows.append(reselect(records, rule, seed, groups or None))
+        by_group += reselect_by(records, rule, seed, labels, intervals_of(run), groups or None)
     rounds = ", ".join(str(record.round) for record in records)
     console.table(f"{parsed.folder}: {parsed.arm}, round {rounds}", _COLUMNS, map(_row, rows))
+    for table in by_group:
+        console.table(table.title, table.columns, table.rows)
+        console.say(table.note)
     if parsed.csv:
         _write_csv(parsed.csv, rows)
     return ExitCode.OK
@@ -74,6 +82,16 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
+def _split_slices(
+    overrides: list[str], run: LanguageConfig | None
+) -> tuple[list[str], tuple[str, ...]]:
+    """Parts `slices=[...]` from the settings of the rule; the run's own where it is not given."""
+    overrides, columns = split_off(overrides, "slices")
+    if columns is None:
+        return overrides, () if run is None else run.evaluation.slices
+    return overrides, build(tuple[str, ...], columns, "slices")
+
+
 def _settings(
     overrides: list[str], config_dir: Path | None, run: LanguageConfig | None
 ) -> list[tuple[SelectionConfig, int]]:
@@ -88,17 +106,6 @@ def _settings(
         (build(SelectionConfig, data["selection"], "selection"), build(int, data["seed"], "seed"))
         for data in composed_jobs
     ]
-
-
-def _read(folder: Path, arm: str) -> tuple[list["Record"], list[str]]:
-    """The stored candidates of one arm, and what could not be read."""
-    from ..language.candidates import read_candidates
-
-    records, problems = read_candidates(folder, field="reselect")
-    arms = {record.arm for record in records}
-    if arm not in arms:
-        raise ConfigError(f"--arm: {shown(arm)} is not one of {', '.join(sorted(arms))}")
-    return [record for record in records if record.arm == arm], list(problems)
 
 
 def _row(again: "Reselected") -> tuple[Any, ...]:

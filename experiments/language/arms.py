@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rsft_jax.data import group_numbers
 from rsft_jax.generation import Completions
 from rsft_jax.numerics.round_keys import collect_keys
 from rsft_jax.policies import (
@@ -46,6 +47,7 @@ from . import make
 from .progress import Drawing, Steps
 from .prompts import round_prompts
 from .setup import Setup
+from .sliced import labels_of
 
 
 class Drawn(NamedTuple):
@@ -169,6 +171,15 @@ class _Play:
         return proposed._replace(info=Drawn(told.source, figures, counts=counts))
 
     def score(self, prompts: PromptBatch, completions: Completions) -> Scored:
+        """Scores by the rewards of the run, with the groups that the rule reads."""
+        scored = self._scored(prompts, completions)
+        column = self.arm.setup.config.selection.group_column()
+        if column is None:
+            return scored
+        labels = labels_of(prompts.prompts, column, "selection.by")
+        return scored._replace(group=group_numbers(labels))
+
+    def _scored(self, prompts: PromptBatch, completions: Completions) -> Scored:
         """Scores by the rewards of the run; what came with given candidates takes their place."""
         setup = self.arm.setup
         scored = score_texts(

@@ -16,12 +16,15 @@ ENDED_EARLY = (
 )
 
 
-def read_candidates(path: Path, *, field: str = "candidates") -> tuple[list[Record], list[str]]:
+def read_candidates(
+    path: Path, *, field: str = "candidates", with_verdict: bool = False
+) -> tuple[list[Record], list[str]]:
     """Reads candidates from the folder of a run, a store, a Parquet file or a JSON Lines file.
 
     Args:
       path: what to read.
       field: how errors call it.
+      with_verdict: whether the records have the verdicts that are stored.
 
     Returns:
       The records, by arm and round, and what was left out, a sentence each.
@@ -51,7 +54,7 @@ def read_candidates(path: Path, *, field: str = "candidates") -> tuple[list[Reco
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{where}; {error}") from None
-    records = [record for table in tables for record in from_rows(table)]
+    records = [record for table in tables for record in from_rows(table, with_verdict=with_verdict)]
     newest = {(record.arm, record.round): record for record in records}
     return [newest[key] for key in sorted(newest, key=lambda k: (k[0] != "policy", *k))], problems
 

@@ -26,6 +26,7 @@ from .events import interval_figures, mean_interval, text_figures
 from .progress import Drawing
 from .setup import Setup, make_setup
 from .shown import show_evaluations
+from .sliced import event_slices
 
 
 class Evaluated(NamedTuple):
@@ -121,6 +122,12 @@ def evaluation_event(setup: Setup, arm: str, round_: int, evaluated: Evaluated) 
         "kl_outside": evaluated.kl_outside,
         "generated_tokens": int(np.asarray(evaluated.completions.lengths).sum()),
         "seconds": evaluated.seconds,
+        **event_slices(
+            record,
+            setup.heldout.prompts,
+            {"reward": record.reward, "judge": record.judge},
+            settings,
+        ),
     }
 
 

@@ -17,6 +17,7 @@ from ..runs.folder import RunFolder
 from . import make
 from .arms import Arm, Drawn
 from .given import Given
+from .sliced import event_slices, selection_values
 
 
 def log_round(folder: RunFolder, arm: Arm, report: RoundReport) -> dict[str, Any]:
@@ -84,6 +85,12 @@ def round_event(arm: Arm, report: RoundReport, record: Record, drawn: Drawn) -> 
         **_gap_figures(report),
         **report.metrics,
         "seconds": report.seconds,
+        **event_slices(
+            record,
+            report.prompts.prompts,
+            selection_values(record, accepted),
+            arm.setup.config.evaluation,
+        ),
     }
 
 

@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from rsft_jax.data import Prompt
+from rsft_jax.data import Prompt, group_numbers
+from rsft_jax.data.groups import Label
 from rsft_jax.metrics import distinct_n, self_bleu
 from rsft_jax.numerics.round_keys import round_keys
 from rsft_jax.rollouts import Record, RolloutStore, read_rollouts
@@ -22,6 +23,7 @@ from ..terminal.errors import ConfigError, shown
 from . import make
 from .candidates import check_log_prob
 from .endpoint import answers_store
+from .sliced import selection_slices, slice_rows, slices_note
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,31 +61,63 @@ class Reselected:
     prompts_without: int
 
 
-def select_again(record: Record, rule: SelectionRule, seed: int) -> Selection:
-    """Applies a rule to candidates with the randomness of the run that has this seed.
+Groups = Sequence[Sequence[Label]]
+"""For each record the groups of its prompts."""
 
-    The run of the same settings and seed would accept exactly these.
+
+def as_candidates(record: Record, labels: Sequence[Label] | None = None) -> Candidates:
+    """The candidates of a record as a rule sees them.
+
+    Args:
+      record: the candidates.
+      labels: the groups of the prompts, for a rule that reads them.
     """
-    candidates = Candidates(
+    return Candidates(
         rewards=jnp.asarray(record.reward.astype(np.float32)),
         valid=jnp.asarray(record.valid),
         log_proposal=jnp.asarray(np.where(record.valid, record.log_prob, 0.0), jnp.float32),
         finished=jnp.asarray(record.finished),
+        group=None if labels is None else jnp.asarray(group_numbers(labels)),
     )
+
+
+def select_again(
+    record: Record, rule: SelectionRule, seed: int, labels: Sequence[Label] | None = None
+) -> Selection:
+    """Applies a rule to candidates with the randomness of the run that has this seed.
+
+    The run of the same settings and seed would accept exactly these.
+
+    Args:
+      record: the candidates.
+      rule: accepts or rejects.
+      seed: of the run.
+      labels: the groups of the prompts, for a rule that reads them.
+    """
     keys = round_keys(make.run_keys(seed)["rounds"], record.round)
-    return select_candidates(keys.collect, candidates, rule)
+    return select_candidates(keys.collect, as_candidates(record, labels), rule)
 
 
-def reselect(records: Sequence[Record], rule: SelectionRule, seed: int) -> Reselected:
+def reselect(
+    records: Sequence[Record], rule: SelectionRule, seed: int, groups: Groups | None = None
+) -> Reselected:
     """Applies a rule, and its random control, to all records together.
+
+    Args:
+      records: the candidates.
+      rule: accepts or rejects.
+      seed: of the run that drew them.
+      groups: what a rule that reads groups reads.
 
     Raises:
       ConfigError: the rule needs log q of candidates, and one has none.
     """
     for record in records:
         check_log_prob(record, rule, "reselect")
-    chosen = [select_again(record, rule, seed) for record in records]
-    by_coin = [select_again(record, random_control(rule), seed) for record in records]
+    own = [None] * len(records) if groups is None else groups
+    coin = random_control(rule)
+    chosen = [select_again(record, rule, seed, some) for record, some in zip(records, own)]
+    by_coin = [select_again(record, coin, seed, some) for record, some in zip(records, own)]
     accepted = [np.asarray(s.accepted) for s in chosen]
     control = [np.asarray(s.accepted) for s in by_coin]
     log_weights = np.concatenate(  # of all: of one shape for every rule, so compiled once
@@ -108,6 +142,52 @@ def reselect(records: Sequence[Record], rule: SelectionRule, seed: int) -> Resel
         self_bleu=self_bleu(texts) if len(texts) > 1 else math.nan,
         prompts_without=sum(int((~a.any(axis=1)).sum()) for a in accepted),
     )
+
+
+class Table(NamedTuple):
+    """What a rule does to groups of prompts, as a table."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str
+
+
+def reselect_by(
+    records: Sequence[Record],
+    rule: SelectionRule,
+    seed: int,
+    labels: Mapping[str, Groups],
+    intervals: tuple[float, int],
+    groups: Groups | None = None,
+) -> list[Table]:
+    """What a rule accepts of each group of prompts: a table for each column.
+
+    Args:
+      records: the candidates.
+      rule: accepts or rejects.
+      seed: of the run that drew them.
+      labels: column -> for each record the groups of its prompts.
+      intervals: their confidence and resamples.
+      groups: what a rule that reads groups reads.
+    """
+    own = [None] * len(records) if groups is None else groups
+    accepted = [
+        np.asarray(select_again(record, rule, seed, some).accepted)
+        for record, some in zip(records, own)
+    ]
+    tables = []
+    for column, of_records in labels.items():
+        slices = selection_slices(records, accepted, of_records, intervals)
+        tables.append(
+            Table(
+                f"{' > '.join(stage_names(rule))} by {column}",
+                (column, *slices),
+                slice_rows(slices),
+                slices_note(slices),
+            )
+        )
+    return tables
 
 
 def rescore(

@@ -28,6 +28,7 @@ from . import make
 from .candidates import ENDED_EARLY
 from .endpoint import check_rule, make_proposal
 from .given import Given, check_given, read_given
+from .sliced import labels_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,10 @@ def make_setup(
     train = offer.prompts if offer else make.load_prompt_split(config.data, heldout=False)
     heldout = make.load_prompt_split(config.data, heldout=True)
     make.check_columns(reward, judge, [*train, *heldout])
+    for column in config.evaluation.slices:
+        labels_of([*train, *heldout], column, "evaluation.slices")
+    if (column := config.selection.group_column()) is not None:
+        labels_of(train, column, "selection.by")
     start = time.monotonic()
     pretrained = make.load_policy(config.policy, config.allow_packages)
     batches = _encoded(config, pretrained, train, heldout)

@@ -131,14 +131,18 @@ def leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
-def field_paths(annotation: Any, prefix: str = "") -> Iterator[str]:
-    """Yields the dotted name of every field, those of all variants of a union included."""
+def field_paths(annotation: Any, prefix: str = "", within: tuple[Any, ...] = ()) -> Iterator[str]:
+    """Yields the dotted name of every field, those of all variants of a union included.
+
+    A union that has a field of its own kind, as a rule made of a rule, is not entered again.
+    """
     seen = set()
+    within = (*within, annotation)
     for cls in _variants(annotation):
         for name, hint in _fields(cls).items():
             path = f"{prefix}{name}"
-            if _variants(hint):
-                yield from field_paths(hint, f"{path}.")
+            if hint not in within and _variants(hint):
+                yield from field_paths(hint, f"{path}.", within)
             elif path not in seen and name != _inline(cls):  # whose names the settings choose
                 seen.add(path)
                 yield path

@@ -5,6 +5,7 @@ own modules: `rsft_jax.data.tokenizer`, `rsft_jax.data.chat`.
 """
 
 from rsft_jax.data.cursor import PromptCursor, epoch_order, take
+from rsft_jax.data.groups import group_labels, group_numbers
 from rsft_jax.data.prompts import (
     MAX_LINE_BYTES,
     Prompt,
@@ -27,6 +28,8 @@ __all__ = [
     "epoch_order",
     "fields_by_text",
     "fingerprint",
+    "group_labels",
+    "group_numbers",
     "load_prompts",
     "prompts_from",
     "read_prompts",

@@ -6,8 +6,12 @@
 | `paired_difference_interval` | And the mean difference of two policies on the same prompts? |
 | `prompt_means`, `compare_paired` | The same from prompt ids and scores as a file holds them |
 | `verdict` | Does an interval decide anything? |
+| `slice_by` | Which groups of prompts get more than others, and is the gap sure? |
+| `pass_at_k`, `majority_at_k` | Is one of k candidates right, or what most of them say? |
+| `last_number` | What do they say? |
 | `distinct_n`, `self_bleu` | How different are texts from one another? |
 | `Interval`, `PairedComparison`, `Verdict` | In what form do these answer? |
+| `Slices`, `Slice`, `Pair` | And what of groups, and of two of them? |
 
 Letters: P prompts, N candidates per prompt. NaN is a score that there is not: it is left out, and
 what has nothing to be measured by is NaN.
@@ -22,16 +26,25 @@ from rsft_jax.metrics.comparison import (
 )
 from rsft_jax.metrics.diversity import distinct_n, self_bleu
 from rsft_jax.metrics.intervals import Interval, bootstrap_interval, paired_difference_interval
+from rsft_jax.metrics.passk import last_number, majority_at_k, pass_at_k
+from rsft_jax.metrics.slices import Pair, Slice, Slices, slice_by
 
 __all__ = [
     "Interval",
+    "Pair",
     "PairedComparison",
+    "Slice",
+    "Slices",
     "Verdict",
     "bootstrap_interval",
     "compare_paired",
     "distinct_n",
+    "last_number",
+    "majority_at_k",
     "paired_difference_interval",
+    "pass_at_k",
     "prompt_means",
     "self_bleu",
+    "slice_by",
     "verdict",
 ]

@@ -6,6 +6,7 @@ drew them one by one would be too narrow. Letters: P prompts, N candidates per p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,16 +62,7 @@ def bootstrap_interval(
       teachers should know about the bootstrap, The American Statistician 69(4), 2015, section 3.4.
     """
     _check_options(confidence, num_resamples)
-    rows = np.asarray(values, dtype=np.float64)
-    if rows.ndim not in (1, 2):
-        raise ValueError(f"values must have the shape [P] or [P, N], got {rows.shape}")
-    rows = rows[:, None] if rows.ndim == 1 else rows
-    if np.isinf(rows).any():
-        raise ValueError("values must be finite or NaN, got an infinity")
-    scored = ~np.isnan(rows)
-    counts = scored.sum(axis=1)
-    sums = np.where(scored, rows, 0.0).sum(axis=1)[counts > 0]
-    counts = counts[counts > 0].astype(np.float64)
+    sums, counts = summed(values)
     num_prompts = len(sums)
     if num_prompts == 0:
         return Interval(np.nan, np.nan, np.nan)
@@ -78,7 +70,7 @@ def bootstrap_interval(
     if num_prompts == 1:
         return Interval(mean, np.nan, np.nan)
     # Centred: rewards of 1e6 that differ in the third decimal keep their digits.
-    means = mean + _resampled_means(sums - mean * counts, counts, num_resamples, seed)
+    means = mean + resampled_means(sums - mean * counts, counts, num_resamples, seed)
     low, high = np.quantile(means, _expanded_quantiles(num_prompts, confidence))
     return Interval(mean, float(low), float(high))
 
@@ -121,9 +113,42 @@ def paired_difference_interval(
     return bootstrap_interval(first - second, confidence, num_resamples, seed)
 
 
-def _resampled_means(
-    sums: np.ndarray, counts: np.ndarray, num_resamples: int, seed: int
+def summed(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The sum and the number of the scores of each prompt that has one, as float64.
+
+    Args:
+      values: `[P]` or `[P, N]`; NaN is left out, and a prompt with nothing else too.
+
+    Raises:
+      ValueError: values of another rank or with an infinity.
+
+    Example:
+      >>> summed([[1.0, 2.0], [np.nan, np.nan], [5.0, np.nan]])
+      (array([3., 5.]), array([2., 1.]))
+    """
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.ndim not in (1, 2):
+        raise ValueError(f"values must have the shape [P] or [P, N], got {rows.shape}")
+    rows = rows[:, None] if rows.ndim == 1 else rows
+    if np.isinf(rows).any():
+        raise ValueError("values must be finite or NaN, got an infinity")
+    scored = ~np.isnan(rows)
+    counts = scored.sum(axis=1)
+    sums = np.where(scored, rows, 0.0).sum(axis=1)[counts > 0]
+    return sums, counts[counts > 0].astype(np.float64)
+
+
+def resampled_means(
+    sums: np.ndarray, counts: np.ndarray, num_resamples: int, seed: int | Sequence[int]
 ) -> np.ndarray:
+    """`num_resamples` means, each over as many prompts drawn with replacement.
+
+    Args:
+      sums: sum of the scores of each prompt.
+      counts: their number, above 0.
+      num_resamples: how many means.
+      seed: of the draws, in NumPy's sense.
+    """
     rng = np.random.default_rng(seed)
     num_prompts = len(sums)
     step = max(1, _CHUNK // num_prompts)

@@ -148,22 +148,31 @@ def to_rows(
     return {name: [v for v, there in zip(values, drawn) if there] for name, values in rows.items()}
 
 
-def from_rows(rows: Rollouts) -> list[Record]:
+def from_rows(rows: Rollouts, *, with_verdict: bool = False) -> list[Record]:
     """The records that rows of a rollout file hold, one for each round and arm.
 
-    The verdict is left out: whoever asks for candidates is about to judge them. A prompt that was
-    drawn twice in a round, in two places, is two prompts again.
+    A prompt that was drawn twice in a round, in two places, is two prompts again.
+
+    Args:
+      rows: of a file.
+      with_verdict: whether the records have the verdict that is stored, where one is; who asks for
+        candidates in order to judge them has no use for it.
     """
     places = rows.columns.get("place", np.zeros(rows.num_rows, int))
     by_record: dict[tuple[int, str], dict[tuple[str, int], list[int]]] = {}
     for row, (round_, arm) in enumerate(zip(rows["round"], rows["arm"])):
         draw = (rows["prompt_id"][row], int(places[row]))
         by_record.setdefault((int(round_), arm), {}).setdefault(draw, []).append(row)
-    return [_record(rows, *name, by_draw) for name, by_draw in by_record.items()]
+    with_verdict = with_verdict and "accepted" in rows.columns
+    return [_record(rows, *name, by_draw, with_verdict) for name, by_draw in by_record.items()]
 
 
 def _record(
-    rows: Rollouts, round_: int, arm: str, by_draw: dict[tuple[str, int], list[int]]
+    rows: Rollouts,
+    round_: int,
+    arm: str,
+    by_draw: dict[tuple[str, int], list[int]],
+    with_verdict: bool,
 ) -> Record:
     names = [name for name, _ in by_draw]
     visits = np.array([names[:i].count(name) for i, name in enumerate(names)])
@@ -187,6 +196,15 @@ def _record(
     def listed(values: Any, missing: Any) -> list[list[Any]]:
         return [[values[r] if r >= 0 else missing for r in row] for row in index]
 
+    verdict = None
+    if with_verdict:
+        verdict = Verdict(
+            accepted=gathered(rows["accepted"], False),
+            accept_prob=numbers(rows["accept_prob"]),
+            log_weight=numbers(rows["log_weight"]),
+            reasons=[reason for row in listed(rows["reason"], "") for reason in row],
+            rule=rows["rule"][first[0]] if "rule" in rows.columns else "",
+        )
     log_prob = _totals(rows["log_probs"])
     if "log_prob" in rows.columns:
         log_prob = np.where(np.isnan(log_prob), np.asarray(rows["log_prob"]), log_prob)
@@ -205,6 +223,7 @@ def _record(
         reward=numbers(rows["reward"]),
         judge=numbers(rows["judge"]),
         terms={name: numbers(rows[f"{TERM_PREFIX}{name}"]) for name in rows.terms},
+        verdict=verdict,
         visits=visits if visits.any() else None,
         round=round_,
         arm=arm,

@@ -1,6 +1,7 @@
 """Acceptance rules over rewarded candidates `[P, N]`, each with a stated law; see `chain`."""
 
 from rsft_jax.selection.allocation import gvm_allocation
+from rsft_jax.selection.balanced import balanced
 from rsft_jax.selection.combine import chain
 from rsft_jax.selection.control import first_control, random_control
 from rsft_jax.selection.filters import at_most, group_filter, num_duplicates, unique
@@ -28,6 +29,7 @@ __all__ = [
     "Selection",
     "SelectionRule",
     "at_most",
+    "balanced",
     "best_of_n",
     "candidate_bits",
     "candidate_log_uniform",

@@ -53,6 +53,8 @@ class Candidates:
       log_target: `[P, N]` log p in nats, perhaps unnormalised; or None.
       fingerprint: `[P, N]` integers, equal for completions that count as the same; or None.
       finished: `[P, N]` bool, whether each ended itself and was not cut by a limit; or None.
+      group: `[P]` integers, equal for prompts of one group (of people spoken of, of difficulty);
+        or None.
       prompt_ids: `[P]` integers, the number of each prompt, which its randomness depends on; None
         for 0, 1, 2, ... Needed where a rule sees a part of the prompts, as in `jax.shard_map`:
         without it every part would draw the same.
@@ -64,6 +66,7 @@ class Candidates:
     log_target: Array | None = None
     fingerprint: Array | None = None
     finished: Array | None = None
+    group: Array | None = None
     prompt_ids: Array | None = None
 
 
@@ -227,7 +230,8 @@ def check_candidates(
     """
     for field in sorted(needs):
         if getattr(candidates, field) is None:
-            raise ValueError(f"{rule} needs {field} [P, N], but candidates.{field} is None")
+            shape = "[P]" if field == "group" else "[P, N]"
+            raise ValueError(f"{rule} needs {field} {shape}, but candidates.{field} is None")
     rewards = jnp.asarray(candidates.rewards)
     if not any(jnp.issubdtype(rewards.dtype, kind) for kind in (jnp.floating, jnp.integer, bool)):
         raise ValueError(f"rewards must be real numbers, got dtype {rewards.dtype}")
@@ -238,8 +242,10 @@ def check_candidates(
         value = getattr(candidates, field)
         if value is not None:
             chex.assert_shape(value, rewards.shape, custom_message=f"candidates.{field}")
-    if candidates.prompt_ids is not None:
-        chex.assert_shape(candidates.prompt_ids, rewards.shape[:1])
+    for field in ("group", "prompt_ids"):
+        value = getattr(candidates, field)
+        if value is not None:
+            chex.assert_shape(value, rewards.shape[:1], custom_message=f"candidates.{field}")
     if not jnp.issubdtype(rewards.dtype, jnp.floating):
         rewards = rewards.astype(jnp.float32)
     return candidates.replace(  # pyright: ignore[reportAttributeAccessIssue]

@@ -147,3 +147,25 @@ def test_a_record_is_not_changed_by_its_scores():
     other = dataclasses.replace(record, reward=np.zeros((2, 3)))
     assert record.reward[0, 0] == 0.25
     assert other.reward[0, 0] == 0
+
+
+def test_the_stored_verdict_is_read_back_in_its_places_when_asked_for(tmp_path):
+    from rsft_jax.rollouts import read_rollouts, write_rollouts
+
+    rows = {
+        "round": [1] * 3, "arm": ["policy"] * 3, "prompt_id": ["a", "b", "b"],
+        "candidate": [1, 0, 1], "prompt": ["A", "B", "B"], "completion": ["x", "y", "z"],
+        "tokens": [[1]] * 3, "log_probs": [[-1.0]] * 3, "finished": [True] * 3,
+        "reward": [0.1, 0.2, 0.3], "judge": [0.0] * 3, "accepted": [True, False, True],
+        "accept_prob": [0.5, 0.25, 1.0], "log_weight": [0.0, -1.0, 0.25],
+        "reason": ["accepted", "rejected by top_k(1)", "accepted"], "rule": ["top_k(1)"] * 3,
+    }  # fmt: skip
+    stored = read_rollouts(write_rollouts(tmp_path / "r.parquet", rows))
+    (record,) = from_rows(stored, with_verdict=True)
+    verdict = record.verdict
+    assert verdict.accepted.tolist() == [[False, True], [False, True]]
+    np.testing.assert_array_equal(verdict.accept_prob, [[np.nan, 0.5], [0.25, 1.0]])
+    np.testing.assert_array_equal(verdict.log_weight, [[np.nan, 0.0], [-1.0, 0.25]])
+    assert verdict.reasons == ["", "accepted", "rejected by top_k(1)", "accepted"]
+    assert verdict.rule == "top_k(1)"
+    assert from_rows(stored)[0].verdict is None

@@ -10,6 +10,7 @@ from rsft_jax.selection import (
     Candidates,
     Law,
     at_most,
+    balanced,
     best_of_n,
     chain,
     correct,
@@ -67,6 +68,7 @@ BATCH = {
     "top_fraction_batch": top_fraction(0.3, "batch"),
     "quantile_batch": quantile(0.7, "batch"),
     "density_ratio_batch": density_ratio(rate=0.4, scope="batch"),
+    "balanced": balanced(threshold(0.0), 0.05),
 }
 PER_PROMPT = DETERMINISTIC | DRAWING
 RULES = PER_PROMPT | BATCH
@@ -116,6 +118,7 @@ def make_candidates(seed=0, prompts=P, num=N, dtype=np.float32):
         log_target=jnp.asarray(log_target, dtype),
         fingerprint=jnp.asarray(random.integers(0, 4, (prompts, num)), jnp.uint32),
         finished=jnp.asarray(random.random((prompts, num)) > 0.3),
+        group=jnp.arange(prompts, dtype=jnp.int32) % 3 - 1,
         prompt_ids=jnp.arange(prompts, dtype=jnp.int32) + 100,
     )
 
@@ -292,7 +295,8 @@ def test_rule_refuses_candidates_without_what_it_needs(rule):
 @each({name: rule for name, rule in RULES.items() if not rule.needs})
 def test_rule_reads_nothing_that_it_does_not_need(rule):
     candidates = make_candidates()
-    bare = candidates.replace(log_proposal=None, log_target=None, fingerprint=None, finished=None)
+    optional = ("log_proposal", "log_target", "fingerprint", "finished", "group")
+    bare = candidates.replace(**dict.fromkeys(optional))
     assert_same(rule.select(KEY, candidates), rule.select(KEY, bare))
 
 
@@ -334,7 +338,7 @@ def test_padding_of_candidates_changes_nothing(rule):
 )
 def test_permuting_candidates_permutes_what_is_accepted(rule):
     candidates = make_candidates()
-    if "density_ratio" in stage_names(rule)[0]:
+    if "density_ratio" in stage_names(rule)[0] or "balanced" in stage_names(rule)[-1]:
         pytest.skip("its coins belong to places")
     order = np.random.default_rng(0).permutation(N)
     if "batch" in stage_names(rule)[0]:
@@ -449,8 +453,9 @@ def test_rule_sharded_over_prompts_is_the_rule(rule):
         lambda axis: top_fraction(0.3, "batch", axis_name=axis),
         lambda axis: quantile(0.7, "batch", axis_name=axis),
         lambda axis: density_ratio(rate=0.4, scope="batch", axis_name=axis),
+        lambda axis: balanced(threshold(0.0), 0.05, axis_name=axis),
     ],
-    ids=["top_fraction", "quantile", "density_ratio"],
+    ids=["top_fraction", "quantile", "density_ratio", "balanced"],
 )
 def test_batch_rule_sharded_over_prompts_sees_the_whole_batch(rule):
     candidates = make_candidates()

@@ -17,6 +17,7 @@ from ..plot import STYLE, Plot
 from . import tables
 from .figures import language_figures
 from .samples import candidate_tables, side_by_side
+from .slice_tables import heldout_slices_table, selection_slices_table
 from .textbook_figures import gaussian_figures, law_events
 
 
@@ -93,12 +94,20 @@ def _plan(run: Run) -> list[Plan]:
         Plan(
             "reward", "Reward", "",
             ("effects", "reward-by-round", "judge-by-round", "reward-against-kl"),
-            (tables.terms_table(run), tables.evaluation_table(run)),
+            (
+                tables.terms_table(run),
+                tables.evaluation_table(run),
+                heldout_slices_table(run),
+            ),
         ),
         Plan(
             "selection", "Selection", "",
             ("reward-histograms", "accepted-by-reward", "acceptance"),
-            (tables.reasons_table(run), tables.rounds_table(run)),
+            (
+                tables.reasons_table(run),
+                tables.rounds_table(run),
+                selection_slices_table(run),
+            ),
         ),
         Plan("diversity-and-drift", "Diversity and drift", "", ("diversity", "kl-by-round")),
         Plan(

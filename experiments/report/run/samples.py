@@ -52,7 +52,7 @@ class Candidate:
     Attributes:
       accepted: whether it was kept.
       reason: why.
-      numbers: reward, judge, its terms, the accept probability.
+      numbers: rank of its reward, reward, judge, its terms, the accept probability.
       text: the completion.
     """
 
@@ -178,20 +178,29 @@ def _candidates(part: Part, prompt: str, shown: str, rows: Sequence[int]) -> Can
         prompt_id=text.printable(prompt),
         prompt=text.printable(shown),
         round=part.round,
-        columns=tuple(
-            name.removeprefix("term/").replace("accept_prob", "P(accept)") for name in columns
+        columns=(
+            "rank",
+            *(name.removeprefix("term/").replace("accept_prob", "P(accept)") for name in columns),
         ),
         rows=tuple(
             Candidate(
                 accepted=bool(data["accepted"][row]),
                 reason=text.printable(data["reason"][row]),
-                numbers=tuple(text.number(float(data[name][row])) for name in columns),
+                numbers=(
+                    _rank(reward[row], reward[rows]),
+                    *(text.number(float(data[name][row])) for name in columns),
+                ),
                 text=text.printable(data["completion"][row]).strip(),
             )
             for row in order[:_MAX_CANDIDATES]
         ),
         num_hidden=max(0, len(rows) - _MAX_CANDIDATES),
     )
+
+
+def _rank(reward: float, all_of_prompt: np.ndarray) -> str:
+    """1 for the highest; equal rewards share one."""
+    return str(1 + int((all_of_prompt > reward).sum())) if math.isfinite(reward) else ""
 
 
 def first_rows(part: Part) -> dict[str, int]:

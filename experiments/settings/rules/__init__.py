@@ -72,6 +72,10 @@ class SelectionConfig(Open):
         """
         return False
 
+    def group_column(self) -> str | None:
+        """The column of the prompts that names their group, for a rule that reads it; else None."""
+        return None
+
     def functions(self) -> Iterator[tuple[str, str]]:
         """Field and dotted path of the user's own functions that the settings name."""
         yield from ()

@@ -49,6 +49,7 @@ class EvaluationConfig:
       confidence: of the bootstrap intervals, in (0, 1).
       kl_prompts: the KL to the untuned policy is estimated on one completion of so many prompts.
       bootstrap_samples: resamplings of prompts behind an interval.
+      slices: columns of the prompts by which rewards and acceptance are shown, too.
     """
 
     num_prompts: int
@@ -56,6 +57,7 @@ class EvaluationConfig:
     kl_prompts: int
     confidence: float
     bootstrap_samples: int
+    slices: tuple[str, ...]
 
     def check(self) -> None:
         """Checks the ranges."""

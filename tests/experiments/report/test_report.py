@@ -15,6 +15,10 @@ from rsft_jax.experiments.report.comparisons import compare, headline
 from rsft_jax.experiments.report.load import load_run
 from rsft_jax.experiments.report.run import figures
 from rsft_jax.experiments.report.run.samples import without_template
+from rsft_jax.experiments.report.run.slice_tables import (
+    heldout_slices_table,
+    selection_slices_table,
+)
 from rsft_jax.experiments.report.run.tables import rounds_table, speed_table
 from rsft_jax.experiments.report.text import interval, number, percent, signed
 from rsft_jax.metrics import paired_difference_interval
@@ -459,3 +463,44 @@ def test_page_fits_its_width_in_a_browser_without_an_error(run, tmp_path, width)
     assert found["figures"] == len(LANGUAGE_FIGURES)
     assert found["scroll"] <= found["inner"] <= width
     assert found["smallest"] > 100
+
+
+def _slices(shift):
+    groups = {
+        g: {"mean": m + shift, "low": m + shift - 0.1, "high": m + shift + 0.1, "num_prompts": 9}
+        for g, m in (("boys", 0.25), ("<b>girls</b>", 0.5))
+    }
+    groups["few"] = {"mean": 0.125, "low": None, "high": None, "num_prompts": 1}
+    gap = {"best": "<b>girls</b>", "worst": "boys", "mean": 0.25, "low": 0.0625, "high": 0.4375}
+    return {"group": {"reward": {"groups": groups, "gap": gap}}}
+
+
+def test_figures_by_group_are_tables_of_the_page(tmp_path):
+    folder = write_synthetic_run(tmp_path / "run", rounds=1)
+    path = folder / "metrics.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    for event in events:
+        event["slices"] = _slices(0.1 * event["round"])
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    run = load_run(folder)
+    heldout, selection = heldout_slices_table(run), selection_slices_table(run)
+    assert heldout.columns == (
+        "column", "group", "reward, base", "reward, policy, round 1", "reward, control, round 1",
+    )  # fmt: skip
+    assert [row[:2] for row in heldout.rows] == [
+        ("group", "boys"), ("group", "<b>girls</b>"), ("group", "few"), ("group", "gap"),
+    ]  # fmt: skip
+    assert heldout.rows[0][2:4] == ("0.250 [0.150, 0.350]", "0.350 [0.250, 0.450]")
+    assert heldout.rows[2][2] == "0.125"
+    assert heldout.rows[3][2].endswith("<b>girls</b> over boys")
+    assert selection.columns[2:] == ("reward, policy, round 1", "reward, control, round 1")
+    page = write_report(folder).read_text()
+    assert "Held-out prompts by group" in page
+    assert "Training prompts by group" in page
+    assert "<b>girls</b>" not in page
+
+
+def test_without_slices_there_is_no_table_of_them(tmp_path):
+    run = load_run(write_synthetic_run(tmp_path / "run", rounds=1))
+    assert heldout_slices_table(run) is None
+    assert selection_slices_table(run) is None

@@ -47,6 +47,11 @@ def test_every_option_of_every_group_composes(group, option):
     if option == "endpoint":
         assert "base_url: missing" in refusal(overrides)
         overrides += [f"{group}.base_url=http://127.0.0.1/v1", f"{group}.model=m"]
+    if option == "balanced":
+        assert "by: missing" in refusal(overrides)
+        assert "inner: missing" in refusal([*overrides, f"{group}.by=level"])
+        inner = "{rule: threshold, minimum: 0.5, budget: 2}"
+        overrides += [f"{group}.by=level", f"{group}.inner={inner}"]
     if option == "own":
         assert "function: missing" in refusal(overrides)
         overrides += [f"{group}.function=mylab.own.make", "allow_packages=[mylab]"]
