@@ -20,6 +20,7 @@ READMES = [
     README,
     ROOT / "experiments" / "README.md",
     ROOT / "experiments" / "applications" / "stories" / "README.md",
+    ROOT / "rsft_jax" / "interop" / "README.md",
 ]
 VALUED = {"-cd", "--config-dir", "--from", "-o", "--topology", "--weights"}  # a word follows
 

@@ -153,6 +153,17 @@ def test_weights_are_variables_and_no_constants(served):
         assert sum("VARIABLE_VALUE" in name for name, _ in written) == len(leaves)
 
 
+def test_no_path_of_this_machine_is_written(served):
+    path, _ = served
+    for case in CASES:
+        for file in (path / case).rglob("*"):
+            content = file.read_bytes() if file.is_file() else b""
+            for place in (ROOT, Path(jax.__file__).parent, path):
+                assert str(place).encode() not in content, (case, file.name)
+            assert b"calls.py" not in content
+    assert jax.config.jax_hlo_source_file_canonicalization_regex is None
+
+
 def test_any_number_of_rows_is_any_number(served):
     path, _ = served
     found = np.load(path / "llama.npz")

@@ -8,13 +8,14 @@ References:
   https://github.com/jax-ml/jax/blob/main/jax/experimental/jax2tf/README.md, "Usage: saved model".
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,7 +93,8 @@ def save_tensorflow(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        _write(partial, _plain(model), params, _Sizes(batch, length, cache_length))
+        with _without_source_files():
+            _write(partial, _plain(model), params, _Sizes(batch, length, cache_length))
         write_tokenizer(partial, tokenizer, cache_length)
         os.replace(partial, path)
     finally:
@@ -172,6 +174,21 @@ def _write(path: Path, model: Transformer, params: Params, sizes: _Sizes) -> Non
         "decode": _step(apply, config, variables, sizes, 1),
     }
     tf.saved_model.save(module, str(path), signatures=signatures)
+
+
+@contextlib.contextmanager
+def _without_source_files() -> Iterator[None]:
+    """Lets JAX name no source file beside an operation, as it does by default, with its whole path.
+
+    Those are folders of this machine, which are nobody's business who gets the file.
+    """
+    name = "jax_hlo_source_file_canonicalization_regex"  # what it matches is taken away
+    before = getattr(jax.config, name)
+    jax.config.update(name, ".*")
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def _score(apply: LogitsFn, config: TransformerConfig, variables: Any, sizes: _Sizes) -> Any:
