@@ -77,7 +77,7 @@ assert not {"jax", "jaxlib", "flax", "rsft_jax"} & set(sys.modules)
 """
 
 
-def _family(path, name):
+def family_model(path, name):
     path.mkdir()
     (path / "config.json").write_text(json.dumps(MODELS[name]["config"]))
     shapes = {key: shape for key, (shape, *_) in MODELS[name]["gradients"].items()}
@@ -95,7 +95,7 @@ def served(tmp_path_factory):
     path = tmp_path_factory.mktemp("served")
     models = {}
     for case, (name, batch) in CASES.items():
-        models[case] = _family(path / f"{case}.model", name)
+        models[case] = family_model(path / f"{case}.model", name)
         save_tensorflow(path / case, *models[case], batch=batch, length=T, cache_length=S)
     np.savez(path / "given.npz", tokens=TOKENS, lengths=LENGTHS)
     _run(BLOCKED + PROGRAM, path / "given.npz", *(path / case for case in CASES))

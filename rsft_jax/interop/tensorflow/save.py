@@ -84,11 +84,11 @@ def save_tensorflow(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path}: must be missing or an empty folder")
     tensors_from_params(family_of(model.config), model.config, params)  # raises if they do not fit
-    _tensorflow()
+    import_tensorflow()
     if batch is None and not free_batch_works():
         raise ValueError(
             f"batch must be a number, got None: what JAX {jax.__version__} writes for any number "
-            f"of rows, TensorFlow {_tensorflow().__version__} cannot read"
+            f"of rows, TensorFlow {import_tensorflow().__version__} cannot read"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
@@ -111,7 +111,7 @@ def free_batch_works() -> bool:
     Raises:
       ImportError: TensorFlow is not installed.
     """
-    tf = _tensorflow()
+    tf = import_tensorflow()
     add = _converted(jnp.add, ("b, _", "b, _"))
     ones = tf.ones([3, 2], tf.float32)
     try:
@@ -138,7 +138,8 @@ def _check(config: TransformerConfig, batch: int | None, length: int, cache_leng
         )
 
 
-def _tensorflow() -> Any:
+def import_tensorflow() -> Any:
+    """The package; an ImportError that says how to install it."""
     try:
         return importlib.import_module("tensorflow")
     except ModuleNotFoundError as error:
@@ -160,7 +161,7 @@ def _plain(model: Transformer) -> Transformer:
 
 
 def _write(path: Path, model: Transformer, params: Params, sizes: _Sizes) -> None:
-    tf = _tensorflow()
+    tf = import_tensorflow()
     module = tf.Module()
     with tf.device("CPU:0"):
         variables = jax.tree.map(
@@ -235,7 +236,7 @@ def _converted(function: Callable[..., Any], shapes: tuple[Any, ...] | None) -> 
 
 def _traced(function: Callable[..., Any], integers: _Shapes, floats: _Shapes) -> Any:
     """The graph of a function of named tensors, of shapes where None is any size."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     specs = {
         name: tf.TensorSpec(shape, dtype, name=name)
         for shapes, dtype in ((integers, tf.int32), (floats, tf.float32))
@@ -246,7 +247,7 @@ def _traced(function: Callable[..., Any], integers: _Shapes, floats: _Shapes) ->
 
 def _check_range(name: str, values: Any, low: int, high: int) -> None:
     """Raises, when the graph runs, unless all values are in [low, high)."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     message = f"{name} must be in [{low}, {high})"
     tf.debugging.assert_greater_equal(values, low, message=message)
     tf.debugging.assert_less(values, high, message=message)
