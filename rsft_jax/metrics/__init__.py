@@ -7,6 +7,8 @@
 | `prompt_means`, `compare_paired` | The same from prompt ids and scores as a file holds them |
 | `verdict` | Does an interval decide anything? |
 | `distinct_n`, `self_bleu` | How different are texts from one another? |
+| `top_items`, `hits_at_k`, `ndcg_at_k` | What is recommended, and how much of it is right? |
+| `catalogue_coverage`, `novelty` | How much of a catalogue do lists show, and how little known? |
 | `Interval`, `PairedComparison`, `Verdict` | In what form do these answer? |
 
 Letters: P prompts, N candidates per prompt. NaN is a score that there is not: it is left out, and
@@ -22,16 +24,28 @@ from rsft_jax.metrics.comparison import (
 )
 from rsft_jax.metrics.diversity import distinct_n, self_bleu
 from rsft_jax.metrics.intervals import Interval, bootstrap_interval, paired_difference_interval
+from rsft_jax.metrics.ranking import (
+    catalogue_coverage,
+    hits_at_k,
+    ndcg_at_k,
+    novelty,
+    top_items,
+)
 
 __all__ = [
     "Interval",
     "PairedComparison",
     "Verdict",
     "bootstrap_interval",
+    "catalogue_coverage",
     "compare_paired",
     "distinct_n",
+    "hits_at_k",
+    "ndcg_at_k",
+    "novelty",
     "paired_difference_interval",
     "prompt_means",
     "self_bleu",
+    "top_items",
     "verdict",
 ]

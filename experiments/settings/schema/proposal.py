@@ -22,6 +22,7 @@ class PolicyConfig:
         begins: the proposal of the first round, the reference of every KL and the "base" of the
         report are the adapted model. It is not trained on: training/part=lora trains a new one
         beside it, and `rsft export --format peft` writes both as one. null for none.
+      made_by: the command that makes what `path` names, told where it is not there; null for none.
     """
 
     asset: str | None
@@ -29,6 +30,7 @@ class PolicyConfig:
     function: str | None
     dtype: Literal["float32", "bfloat16"]
     adapter: str | None = None
+    made_by: str | None = None
 
     def check(self) -> None:
         """Checks that there is one model, and that an adapter can be one."""
@@ -55,6 +57,7 @@ class DataConfig:
       max_heldout_prompts: the same for the held-out ones.
       assistant_last: what becomes of a chat that ends with words of the assistant: refuse it, or
         continue them: a completion, and what rewards see as one, is then the rest of that message.
+      made_by: the command that makes what `path` names, told where it is not there; null for none.
     """
 
     path: str | None
@@ -63,6 +66,7 @@ class DataConfig:
     max_train_prompts: int | None
     max_heldout_prompts: int | None
     assistant_last: Literal["refuse", "continue"] = "refuse"
+    made_by: str | None = None
 
     def check(self) -> None:
         """Checks the ranges."""
