@@ -18,7 +18,7 @@ README = ROOT / "README.md"
 READMES = [
     README,
     ROOT / "experiments" / "README.md",
-    ROOT / "experiments" / "applications" / "stories" / "README.md",
+    *sorted((ROOT / "experiments" / "applications").rglob("README.md")),
 ]
 VALUED = {"-cd", "--config-dir", "--from", "-o", "--topology", "--weights"}  # a word follows
 

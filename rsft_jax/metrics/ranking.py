@@ -152,7 +152,7 @@ def novelty(lists: ArrayLike, counts: ArrayLike, num_users: int) -> np.ndarray:
       107(10), 2010 (mean self-information), with one added to both counts.
     """
     known = np.asarray(counts, np.float64)
-    if known.size and not (0 <= known.min() and known.max() <= num_users):
+    if known.size and not (known.min() >= 0 and known.max() <= num_users):
         raise ValueError(f"counts must be in [0, {num_users}], got up to {known.max()}")
     items = np.asarray(lists)
     bits = np.append(math.log2(num_users + 1) - np.log2(known + 1), np.nan)[items]  # -1: the last
@@ -168,7 +168,10 @@ def _found(lists: ArrayLike, relevant: Sequence[Collection[int]]) -> np.ndarray:
             f"lists must have the shape [P, K] with one row a set of relevant items, got "
             f"{items.shape} and {len(relevant)} sets"
         )
-    rows = [np.isin(row, [item for item in known if item >= 0]) for row, known in zip(items, map(list, relevant))]
+    rows = [
+        np.isin(row, [item for item in known if item >= 0])
+        for row, known in zip(items, map(list, relevant))
+    ]
     return np.array(rows, bool).reshape(items.shape)
 
 

@@ -38,7 +38,9 @@ class Among:
 
     def __post_init__(self) -> None:
         if not self.column.isidentifier() or self.column in ("prompts", "completions"):
-            raise ValueError(f"column must be the name of a column of the data, got {self.column!r}")
+            raise ValueError(
+                f"column must be the name of a column of the data, got {self.column!r}"
+            )
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -48,7 +50,7 @@ class Among:
         return inspect.Signature([*texts, kinds(self.column, kinds.KEYWORD_ONLY)])
 
     def check_columns(self, **columns: Sequence[Any]) -> list[str]:
-        """What is wrong with each value, "" where nothing is; see `rsft_jax.rewards.Term.columns`."""
+        """What is wrong with each value, "" where nothing is; see `Term.columns`."""
         return [self._problem(value) for value in columns[self.column]]
 
     def __call__(

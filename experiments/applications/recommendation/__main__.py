@@ -78,8 +78,8 @@ def prepare(
     histories = training_histories(ratings, split)
     users = len({row["user"] for row in rows if row["split"] == "train"})
     tell(
-        f"{len(histories)} histories to pre-train on; {counts['train']} prompts of {users} users to "
-        f"train on, {counts['heldout']} held out; {len(ratings.titles)} films"
+        f"{len(histories)} histories to pre-train on; {counts['train']} prompts of {users} users "
+        f"to train on, {counts['heldout']} held out; {len(ratings.titles)} films"
     )
     settings = Pretraining(**{"seed": seed, "longest": split.longest, **sizes})  # pyright: ignore
     made = pretrain(histories, ratings.titles, settings, tell)

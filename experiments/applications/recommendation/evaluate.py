@@ -1,6 +1,6 @@
 """Judges the policies of recommendation runs on the test period, beside what anybody would try.
 
-    python -m rsft_jax.experiments.applications.recommendation.evaluate RUN [RUN ...] [--data FOLDER]
+    python -m rsft_jax.experiments.applications.recommendation.evaluate RUN ... [--data FOLDER]
 
 For each run (of another seed, say) the tuned policy, the one it began with, the random control, a
 list of the popular and a factorisation; hit@10 and nDCG@10 with intervals paired by user, coverage,
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rsft_jax.metrics import Interval, bootstrap_interval
+from rsft_jax.metrics import Interval
 from rsft_jax.policies import PromptBatch
 from rsft_jax.rollouts import read_rollouts
 

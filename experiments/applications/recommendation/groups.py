@@ -3,6 +3,7 @@
 U values, one a user, and for each user the group it is of. NaN is a user without a value.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ def group_of(row: Mapping[str, Any], by: str) -> str:
         return str(row["gender"])
     bounds = {"age": (25, 35, 50), "activity": (25, 75)}[by]
     names = [f"under {bounds[0]}"]
-    names += [f"{low} to {high - 1}" for low, high in zip(bounds, bounds[1:])]
+    names += [f"{low} to {high - 1}" for low, high in itertools.pairwise(bounds)]
     names += [f"{bounds[-1]} and more"]
     return names[int(np.searchsorted(bounds, row[by], side="right"))]
 

@@ -141,7 +141,7 @@ def film_log_probs(model: Transformer, params: Params, histories: Prompts) -> np
 
 
 def expected_reward(log_probs: np.ndarray, users: Users) -> np.ndarray:
-    """`[P]` the probability that a film drawn from the policy is liked: its reward, without noise."""
+    """`[P]` the probability that a film drawn from the policy is liked: its mean reward."""
     return np.array([np.exp(row[list(liked)]).sum() for row, liked in zip(log_probs, users.liked)])
 
 

@@ -155,7 +155,8 @@ def pretrain(
             state = after
             losses.append(float(metrics.loss))
         found = mean_loss(part.variables(state.params, frozen), measured)
-        tell(f"pre-training, pass {epoch}: loss {np.mean(losses):.3f}, of users set aside {found:.3f}")
+        loss_of_pass = float(np.mean(losses))
+        tell(f"pre-training, pass {epoch}: loss {loss_of_pass:.3f}, of users set aside {found:.3f}")
         since += 1
         if found < best:
             best, kept, since = found, part.export(state.params, frozen), 0

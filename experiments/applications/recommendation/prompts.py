@@ -192,9 +192,7 @@ def _cut(times: np.ndarray, inside: np.ndarray, part: float) -> int | None:
     return int(later[0]) if later.size else None
 
 
-def _row(
-    ratings: Ratings, split: Split, user: int, places: np.ndarray, cut: int, name: str
-) -> Row:
+def _row(ratings: Ratings, split: Split, user: int, places: np.ndarray, cut: int, name: str) -> Row:
     def titles(of: np.ndarray) -> list[str]:
         return [ratings.titles[item] for item in ratings.items[of].tolist()]
 

@@ -10,7 +10,7 @@ from . import RewardTerm
 
 @dataclass(frozen=True, kw_only=True)
 class Among(RewardTerm):
-    """1 for a completion that the prompt's column lists, 0 for any other; no score where it is null.
+    """1 for a completion that the prompt's column lists, 0 for any other; none where it is null.
 
     Attributes:
       column: of the data: a list of texts, or null.
