@@ -196,19 +196,20 @@ def _show(console: Console, path: Path, result: Mapping[str, Any]) -> None:
         for figure, found in all_figures.items()
         if figure.endswith((" policy", " base"))
     ]
-    console.table("by group: mean of each; best less worst, for all pairs at once",
-                  ("", "groups", "gap"), rows)  # fmt: skip
+    columns = ("", "best group", "worst group", "gap")
+    console.table("by group; the interval of a gap holds for all pairs at once", columns, rows)
     shares = ", ".join(f"{_NAMES[k]} {v:.1%}" for k, v in result["known_share"].items())
     console.say(f"drawn films that the user knows: {shares}")
 
 
-def _group_cells(found: Mapping[str, Any]) -> tuple[str, str]:
-    groups = "; ".join(f"{name} {one.mean:.3f}" for name, (_, one) in found["groups"].items())
+def _group_cells(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """The best and the worst group with their means, and the gap between them."""
     gap = found["gap"]
     if gap is None:
-        return groups, "-"
-    mean, low, high = gap.difference
-    return groups, f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        return "-", "-", "-"
+    means = {name: one.mean for name, (_, one) in found["groups"].items()}
+    ends = (f"{name}: {means[name]:.3f}" for name in (gap.best, gap.worst))
+    return (*ends, shown({"gap": gap.difference}, "gap"))
 
 
 def _show_means(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
