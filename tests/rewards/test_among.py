@@ -22,6 +22,11 @@ def test_a_completion_scores_where_its_own_prompt_lists_it():
     np.testing.assert_array_equal(term(prompts, ROWS), [[1, 1, 0, 0], [0, 0, 1, 0]])
 
 
+def test_a_part_of_a_listed_text_is_not_it():
+    found = among("liked")(["p"], [["Heat", "Heat (1995)", "H", "(1995)"]], liked=[["Heat (1995)"]])
+    np.testing.assert_array_equal(found, [[0, 1, 0, 0]])
+
+
 def test_the_column_is_the_one_that_is_named():
     term = Term("chosen", among("later"), weight=-2.0)
     prompts = [prompt("a", liked=["Heat"], later=["Fargo"]), prompt("b", later=["Heat"])]
