@@ -52,7 +52,7 @@ def factorisation(
 
     table = known_before_test(ratings, split).astype(np.float64)
     rank = min(rank, min(table.shape) - 1)
-    vectors = TruncatedSVD(rank, random_state=seed).fit(table).components_
+    vectors = np.asarray(TruncatedSVD(rank, random_state=seed).fit(table).components_)
     own = np.zeros((len(histories), table.shape[1]))
     for row, history in zip(own, histories):
         row[list(history)] = 1
