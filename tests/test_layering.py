@@ -50,7 +50,7 @@ EXPERIMENTS = {
     "language": "terminal settings runs",
     "report": "terminal settings runs textbook",
     "kinds": "terminal settings runs report textbook language",
-    "applications": "terminal settings runs",
+    "applications": "terminal settings runs language",
     "sweeps": "terminal settings runs report kinds",
     "commands": "terminal settings runs report planning textbook language kinds sweeps",
     "cli": "terminal settings runs kinds commands",

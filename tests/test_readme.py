@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 READMES = [
     README,
     ROOT / "experiments" / "README.md",
-    ROOT / "experiments" / "applications" / "stories" / "README.md",
+    *sorted((ROOT / "experiments" / "applications").rglob("README.md")),
     ROOT / "rsft_jax" / "interop" / "README.md",
 ]
 VALUED = {"-cd", "--config-dir", "--from", "-o", "--topology", "--weights"}  # a word follows

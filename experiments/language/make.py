@@ -73,15 +73,22 @@ def _load_base(policy: schema.PolicyConfig, allowed: Sequence[str]) -> Pretraine
     if policy.asset == "tiny-random":
         return tiny.random_policy(dtype)
     if policy.asset is not None:
-        if policy.asset not in assets.ASSETS:
-            known = ", ".join([*assets.ASSETS, "tiny-random"])
+        if policy.asset not in assets.models():
+            known = ", ".join([*assets.models(), "tiny-random"])
             raise ConfigError(f"policy.asset: {shown(policy.asset)}; known assets: {known}")
         return load_pretrained(assets.fetch(policy.asset), dtype=dtype)
     try:
         kept = policy.params_dtype
         return load_pretrained(Path(str(policy.path)), dtype=dtype, params_dtype=kept)
     except (ValueError, OSError) as error:
-        raise ConfigError(f"policy.path: {shown(policy.path)}; {error}") from None
+        hint = _hint(policy.made_by, error)
+        raise ConfigError(f"policy.path: {shown(policy.path)}; {error}{hint}") from None
+
+
+def _hint(made_by: str | None, error: Exception) -> str:
+    """How a missing file is made, where the settings say it."""
+    is_known = made_by is not None and isinstance(error, FileNotFoundError)
+    return f"; it is made by: {made_by}" if is_known else ""
 
 
 def load_prompt_split(data: schema.DataConfig, *, heldout: bool) -> list[Prompt]:
@@ -94,7 +101,7 @@ def load_prompt_split(data: schema.DataConfig, *, heldout: bool) -> list[Prompt]
     except OSError as error:
         reason = error.strerror or one_line(error)
         text = f"data.path: {shown(str(path))}; cannot be read ({reason})"
-        raise ConfigError(text) from None
+        raise ConfigError(f"{text}{_hint(data.made_by, error)}") from None
     except ValueError as error:
         raise ConfigError(f"data.path: {error}") from None
     if not found.prompts:

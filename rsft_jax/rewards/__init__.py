@@ -6,6 +6,7 @@ the packages they need are imported when they are called, and come with the extr
 `rsft_jax[rewards]`.
 """
 
+from rsft_jax.rewards.among import Among, among
 from rsft_jax.rewards.columns import ColumnReward, from_columns, to_columns
 from rsft_jax.rewards.combine import WeightedSum, weighted_sum
 from rsft_jax.rewards.guarded import GuardedReward, RewardError, ScoreReport, as_rewards, guard
@@ -23,6 +24,7 @@ from rsft_jax.rewards.texts import (
 from rsft_jax.texts import split_sentences, split_words
 
 __all__ = [
+    "Among",
     "ColumnReward",
     "GuardedReward",
     "PromptRow",
@@ -30,6 +32,7 @@ __all__ = [
     "ScoreReport",
     "Term",
     "WeightedSum",
+    "among",
     "as_rewards",
     "candidates_shape",
     "from_batch_score",

@@ -137,10 +137,13 @@ class Term:
     def columns(self, prompts: Sequence[str | PromptRow]) -> dict[str, tuple[Any, ...]]:
         """Returns the columns that the function asks for: P values each, by name.
 
-        Nothing is scored, so that a run can check all its prompts before it begins.
+        Nothing is scored, so that a run can check all its prompts before it begins. A function
+        with a method `check_columns(**columns)`, which returns P texts, says there what is wrong
+        with the values of a prompt; an empty text is that nothing is.
 
         Raises:
-          ValueError: a prompt does not have a column that the function cannot do without.
+          ValueError: a prompt does not have a column that the function cannot do without, or has a
+            value that the function refuses.
         """
         asked = self._asked
         fields = [_fields(prompt) for prompt in prompts]
@@ -155,7 +158,21 @@ class Term:
             every = dict.fromkeys(name for row in fields for name in row)
             every = [name for name in every if name not in (*asked.taken, "messages")]
             columns |= {name: tuple(row.get(name) for row in fields) for name in every}
+        self._check_values(prompts, columns)
         return columns
+
+    def _check_values(
+        self, prompts: Sequence[str | PromptRow], columns: Mapping[str, Sequence[Any]]
+    ) -> None:
+        function = self.function
+        function = function.reward_fn if isinstance(function, GuardedReward) else function
+        check = getattr(function, "check_columns", None)
+        if check is None or not prompts:
+            return
+        for index, (prompt, problem) in enumerate(zip(prompts, check(**columns), strict=True)):
+            if problem:
+                name = getattr(prompt, "id", index)
+                raise ValueError(f"reward term {self.name}: prompt {name}: {problem}")
 
 
 def _asked(name: str, function: Callable[..., Any]) -> _Asked:

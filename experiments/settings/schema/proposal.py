@@ -25,6 +25,7 @@ class PolicyConfig:
       params_dtype: what the parameters are held in: float32; or checkpoint, what the files of the
         Hugging Face folder in path hold, bfloat16 mostly, for half the memory. What is trained is
         float32 all the same, so not with training/part=all. A kernel that adapter changes is, too.
+      made_by: the command that makes what `path` names, told where it is not there; null for none.
     """
 
     asset: str | None
@@ -33,6 +34,7 @@ class PolicyConfig:
     dtype: Literal["float32", "bfloat16"]
     adapter: str | None = None
     params_dtype: Literal["float32", "checkpoint"] = "float32"
+    made_by: str | None = None
 
     def check(self) -> None:
         """Checks that there is one model, and that an adapter can be one."""
@@ -62,6 +64,7 @@ class DataConfig:
       max_heldout_prompts: the same for the held-out ones.
       assistant_last: what becomes of a chat that ends with words of the assistant: refuse it, or
         continue them: a completion, and what rewards see as one, is then the rest of that message.
+      made_by: the command that makes what `path` names, told where it is not there; null for none.
     """
 
     path: str | None
@@ -70,6 +73,7 @@ class DataConfig:
     max_train_prompts: int | None
     max_heldout_prompts: int | None
     assistant_last: Literal["refuse", "continue"] = "refuse"
+    made_by: str | None = None
 
     def check(self) -> None:
         """Checks the ranges."""
