@@ -214,16 +214,15 @@ def _group_cells(found: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _show_means(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
     """The means over runs, and each."""
-    seeds = ", ".join(str(one["seed"]) for one in found)
+    figures = {"hit": "hit@10", "ndcg": "nDCG@10", "coverage": "coverage", "novelty": "novelty"}
     rows = []
     for name in found[0]["figures"]:
-        cells = []
-        for key in ("hit", "ndcg", "coverage", "novelty"):
+        for key, label in figures.items():
             values = [_mean_of(one["figures"][name][key]) for one in found]
-            cells.append(f"{np.mean(values):.3f} ({', '.join(f'{v:.3f}' for v in values)})")
-        rows.append((_NAMES[name], *cells))
-    columns = ("", "hit@10", "nDCG@10", "coverage", "novelty, bits")
-    console.table(f"mean over seeds {seeds}, and each", columns, rows)
+            each = ", ".join(f"{value:.3f}" for value in values)
+            rows.append((_NAMES[name], label, f"{np.mean(values):.3f}", each))
+    seeds = ", ".join(str(one["seed"]) for one in found)
+    console.table("over runs", ("", "", "mean", f"seeds {seeds}"), rows)
 
 
 def _mean_of(value: Interval | float) -> float:
