@@ -3,7 +3,9 @@ PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # A machine with an NVIDIA driver gets the CUDA build of jax, every other one the small CPU build.
-ACCELERATOR := $(if $(shell command -v nvidia-smi 2>/dev/null),cuda12,cpu)
+# With a driver of CUDA 13 (580 or newer): `make run ACCELERATOR=cuda13`, after `make clean` if there
+# is an environment.
+ACCELERATOR ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda12,cpu)
 
 # Most of a test is compiling on one core; the files of the suite are shared out to two processes.
 PARALLEL ?= -n 2 --dist loadfile

@@ -8,7 +8,10 @@ from ..terminal.errors import ExitCode
 from ..terminal.parser import Parser
 from ._stored_candidates import composed, groups_of, run_of, split_allowed
 
-_COLUMNS = ("part", "candidates", "unscored", "reward before", "after", "correlation")
+_COLUMNS = (
+    *("part", "candidates", "unscored", "reward before", "after", "correlation"),
+    *("judge", "unjudged"),
+)
 
 
 def command(arguments: list[str]) -> ExitCode:

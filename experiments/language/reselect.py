@@ -231,10 +231,13 @@ def rescore(
             if name not in dropped and not name.startswith("term/")
         }
         kept |= {f"term/{name}": values[:, 0] for name, values in terms.items()}
-        kept |= {"reward": after, "judge": judge(prompts, texts)[:, 0]}
+        judged = judge(prompts, texts)[:, 0]
+        kept |= {"reward": after, "judge": judged}
         kept |= {"reward_version": [version] * rows.num_rows}
         target.append(kept, name=part.name.removesuffix(".parquet"))
-        figures.append(_compared(part.name, np.asarray(rows["reward"]), after))
+        figures.append(
+            (*_compared(part.name, np.asarray(rows["reward"]), after), *_mean_of_known(judged))
+        )
     return target.folder, figures, problems
 
 
@@ -246,6 +249,12 @@ def _compared(name: str, before: np.ndarray, after: np.ndarray) -> tuple[Any, ..
         float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else None for v in (before, after)
     ]
     return (name, len(after), int((~np.isfinite(after)).sum()), *means, correlation)
+
+
+def _mean_of_known(values: np.ndarray) -> tuple[float | None, int]:
+    """The mean of what is a number, and how many are none."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else None, len(values) - len(known)
 
 
 def _texts(records: Sequence[Record], accepted: Sequence[np.ndarray]) -> list[str]:

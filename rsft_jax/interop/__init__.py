@@ -13,7 +13,7 @@ from rsft_jax.interop.pretrained import (
     pretrained_dtype,
     save_pretrained,
 )
-from rsft_jax.interop.tensorflow import save_tensorflow
+from rsft_jax.interop.tensorflow import save_litert, save_tensorflow
 
 __all__ = [
     "NnxApply",
@@ -28,6 +28,7 @@ __all__ = [
     "read_gguf",
     "read_huggingface",
     "save_adapter",
+    "save_litert",
     "save_pretrained",
     "save_tensorflow",
     "write_gguf",

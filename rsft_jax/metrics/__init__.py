@@ -10,6 +10,8 @@
 | `pass_at_k`, `majority_at_k` | Is one of k candidates right, or what most of them say? |
 | `last_number` | What do they say? |
 | `distinct_n`, `self_bleu` | How different are texts from one another? |
+| `top_items`, `hits_at_k`, `ndcg_at_k` | What is recommended, and how much of it is right? |
+| `catalogue_coverage`, `novelty` | How much of a catalogue do lists show, and how little known? |
 | `Interval`, `PairedComparison`, `Verdict` | In what form do these answer? |
 | `Slices`, `Slice`, `Pair` | And what of groups, and of two of them? |
 
@@ -27,6 +29,13 @@ from rsft_jax.metrics.comparison import (
 from rsft_jax.metrics.diversity import distinct_n, self_bleu
 from rsft_jax.metrics.intervals import Interval, bootstrap_interval, paired_difference_interval
 from rsft_jax.metrics.passk import last_number, majority_at_k, pass_at_k
+from rsft_jax.metrics.ranking import (
+    catalogue_coverage,
+    hits_at_k,
+    ndcg_at_k,
+    novelty,
+    top_items,
+)
 from rsft_jax.metrics.slices import Pair, Slice, Slices, slice_by
 
 __all__ = [
@@ -37,14 +46,19 @@ __all__ = [
     "Slices",
     "Verdict",
     "bootstrap_interval",
+    "catalogue_coverage",
     "compare_paired",
     "distinct_n",
+    "hits_at_k",
     "last_number",
     "majority_at_k",
+    "ndcg_at_k",
+    "novelty",
     "paired_difference_interval",
     "pass_at_k",
     "prompt_means",
     "self_bleu",
     "slice_by",
+    "top_items",
     "verdict",
 ]

@@ -60,7 +60,7 @@ def pass_at_k(verdicts: ArrayLike, k: int) -> np.ndarray:
     i = np.arange(1, rows.shape[1] + 1)
     factors = np.where((i > (judged - correct)[:, None]) & (i <= judged[:, None]), 1.0 - k / i, 1.0)
     # Where i < k takes part, so does i = k, whose factor is 0: every subset has a correct one.
-    none_right = np.prod(np.maximum(factors, 0.0), axis=1)
+    none_right = np.prod(factors, axis=1)
     return np.where(judged >= k, 1.0 - none_right, np.nan)
 
 

@@ -6,6 +6,7 @@ the packages they need are imported when they are called, and come with the extr
 `rsft_jax[rewards]`.
 """
 
+from rsft_jax.rewards.among import Among, among
 from rsft_jax.rewards.answer import Answer, answer
 from rsft_jax.rewards.columns import ColumnReward, from_columns, to_columns
 from rsft_jax.rewards.combine import WeightedSum, weighted_sum
@@ -25,6 +26,7 @@ from rsft_jax.rewards.texts import (
 from rsft_jax.texts import split_sentences, split_words
 
 __all__ = [
+    "Among",
     "Answer",
     "ColumnReward",
     "GuardedReward",
@@ -33,6 +35,7 @@ __all__ = [
     "ScoreReport",
     "Term",
     "WeightedSum",
+    "among",
     "answer",
     "as_rewards",
     "candidates_shape",

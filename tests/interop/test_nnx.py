@@ -92,6 +92,17 @@ def test_the_module_may_change_afterwards():
     np.testing.assert_array_equal(after, before)
 
 
+def test_the_memory_of_the_module_may_be_given_away():
+    module = Mean(nnx.Rngs(0))
+    logits_fn, params, _ = nnx_policy(module)
+    tokens = jnp.array([[1, 2, 3]])
+    expected, _ = logits_fn(params, tokens, tokens, None)
+    for leaf in jax.tree.leaves(nnx.state(module)):
+        leaf.delete()  # as a step of training that donates its state does
+    logits, _ = logits_fn(params, tokens, tokens, None)
+    np.testing.assert_array_equal(logits, expected)
+
+
 def test_a_module_with_a_cache_of_its_own(mean):
     def apply(module, tokens, positions, cache):
         if cache is None:

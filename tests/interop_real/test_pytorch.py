@@ -1,6 +1,9 @@
 """Modules of PyTorch as policy, target and reward, against our own model with the same weights."""
 
+import contextlib
 import itertools
+import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 
 from rsft_jax.data.prompts import Prompt
-from rsft_jax.generation import SamplingParams, generate, score
+from rsft_jax.generation import Completions, SamplingParams, generate, pad_prompts, score
 from rsft_jax.interop import save_pretrained
 from rsft_jax.interop.pytorch import (
     TextReward,
@@ -130,10 +133,7 @@ def test_frequencies_are_those_of_the_enumerated_law():
 def test_a_module_proposes_and_another_is_the_target(module):
     table = np.random.default_rng(1).normal(size=(259, 259)).astype(np.float32)
     target, sampling = _Bigram(table).eval(), law(temperature=1.2)
-    prompts = PromptBatch(
-        [Prompt(id=str(i), text="", messages=()) for i in range(2)], ["", ""],
-        tokens=_padded(PROMPTS), places=np.arange(2), draws=np.array([4, 9]), size=2,
-    )  # fmt: skip
+    prompts = _batch(PROMPTS, [4, 9])
     proposal = TorchProposal(module=module, sampling=sampling, num_candidates=5)
     assert proposal.log_prob_known
 
@@ -153,10 +153,13 @@ def test_a_module_proposes_and_another_is_the_target(module):
     np.testing.assert_allclose(found.selection.accept_prob.mean(axis=1), 0.4, atol=1e-3)
 
 
-def _padded(prompts):
-    from rsft_jax.generation import pad_prompts
-
-    return pad_prompts(prompts, width=16)
+def _batch(prompts, draws):
+    count = len(prompts)
+    return PromptBatch(
+        [Prompt(id=str(i), text="", messages=()) for i in range(count)], [""] * count,
+        tokens=pad_prompts(prompts, width=16), places=np.arange(count), draws=np.array(draws),
+        size=count,
+    )  # fmt: skip
 
 
 class _Sum(torch.nn.Module):
@@ -209,10 +212,54 @@ def test_a_sequence_classifier_is_a_reward():
     assert np.ptp(found) > 1e-3
 
 
+def test_a_completion_without_tokens_has_no_score_and_a_batch_is_read():
+    tokens = jnp.array([[[7, 8], [-1, -1]]])
+    zeros = jnp.zeros((1, 2), bool)
+    out = Completions(
+        tokens=tokens, lengths=jnp.array([[2, 0]]), log_probs=jnp.zeros((1, 2, 2)),
+        finished=zeros, failed=zeros,
+    )  # fmt: skip
+    reward = TokenReward(module=_Sum().eval())
+    for prompts in ([[5, 9]], pad_prompts([[5, 9]], width=4), _batch([[5, 9]], [0])):
+        np.testing.assert_array_equal(reward(prompts, out), [[_by_hand([5, 9, 7, 8]), np.nan]])
+    with pytest.raises(ValueError, match="evaluation mode"):
+        TokenReward(module=_Sum())([[5, 9]], out)
+
+
+@pytest.mark.parametrize(("pad", "read"), [(200, 4), (8, 3)])
+def test_a_classifier_whose_padding_is_the_stop_token_scores_a_token_early(pad, read):
+    """What the docstring of `TokenReward` warns of: it is what transformers do."""
+    config = transformers.LlamaConfig(
+        vocab_size=259, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_labels=1,
+        num_attention_heads=2, pad_token_id=pad,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.LlamaForSequenceClassification(config).eval()
+    none = jnp.zeros((1, 1), bool)
+    out = Completions(
+        tokens=jnp.array([[[7, 8]]]), lengths=jnp.array([[2]]), log_probs=jnp.zeros((1, 1, 2)),
+        finished=~none, failed=none,
+    )  # fmt: skip
+    with torch.no_grad():
+        states = model.model(torch.tensor([[5, 9, 7, 8]])).last_hidden_state
+        each = model.score(states)[0, :, 0].tolist()
+    assert np.ptp(each) > 1e-3
+    found = TokenReward(module=model)([[5, 9]], out)
+    np.testing.assert_allclose(found[0, 0], each[read - 1], atol=1e-6)
+
+
 def test_what_cannot_be_is_refused(module):
     options = {"num_candidates": 1, "sampling": law()}
     with pytest.raises(ValueError, match=r"\[0, 259\)"):
         torch_generate(KEY, module, [[259]], **options)
+    drawn = torch_generate(KEY, module, PROMPTS, **options)
+    for place, length, is_refused in ((0, 6, True), (5, 5, False)):  # what is cut off is not read
+        wrong = np.asarray(drawn.tokens).copy()
+        wrong[0, 0, place] = 259
+        given = drawn.replace(tokens=wrong, lengths=jnp.full((2, 1), length))
+        refused = pytest.raises(ValueError, match=r"\[0, 259\)")
+        with refused if is_refused else contextlib.nullcontext():
+            torch_score(module, PROMPTS, given, sampling=law())
     with pytest.raises(ValueError, match="context of 256"):
         torch_generate(KEY, module, [[1] * 251], **options)
     with pytest.raises(ValueError, match="rows_at_once"):
@@ -261,16 +308,126 @@ def test_threads_are_given_back():
         pass
 
 
-def test_both_work_at_once_and_neither_waits_for_the_other(module):
-    # As a reward in a thread does while JAX decodes.
-    step, x = jax.jit(lambda x: x @ x / jnp.abs(x).max()), jnp.ones((300, 300))
-    alone = torch_generate(KEY, module, PROMPTS, num_candidates=4, sampling=law())
+def test_each_works_while_the_other_is_in_the_middle_of_its_work(module):
+    """As a reward in a thread does while JAX decodes. It fails by never ending, at a deadlock."""
+    options = {"num_candidates": 4, "sampling": law(), "num_threads": 1}
+    alone = torch_generate(KEY, module, PROMPTS, **options)
+    inside, done = threading.Event(), threading.Event()
+
+    def hold(*_):
+        inside.set()
+        done.wait()
+
+    held = module.register_forward_hook(hold)
     with ThreadPoolExecutor(1) as pool:
-        there = pool.submit(
-            torch_generate, KEY, module, PROMPTS, num_candidates=4, sampling=law(), num_threads=1
-        )
-        for _ in range(50):
-            x = step(x)
-        together = there.result(timeout=300)
+        there = pool.submit(torch_generate, KEY, module, PROMPTS, **options)
+        inside.wait()
+        x = jax.jit(lambda x: x @ x)(jnp.ones((300, 300))).block_until_ready()
+        held.remove()
+        done.set()
+        together = there.result()
+    np.testing.assert_array_equal(x, np.full((300, 300), 300))
     np.testing.assert_array_equal(together.tokens, alone.tokens)
-    assert bool(jnp.isfinite(x).all())
+
+    def score_there(x):  # a program of JAX waits for PyTorch in another thread
+        reward = TextReward(module=_Sum().eval(), encode=lambda p, t: list((p + t).encode()))
+        with ThreadPoolExecutor(1) as pool:
+            score = pool.submit(reward, ["x"], [["ab"]]).result()
+        return np.float32(score[0, 0]) + x
+
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    found = jax.jit(lambda x: jax.pure_callback(score_there, shape, x) + 1)(jnp.float32(1))
+    assert found == _by_hand(b"xab") + 2
+
+
+class _Recorder(torch.nn.Module):
+    """A bigram that takes what modules of transformers take, and notes how it was called."""
+
+    def __init__(self, gives_past=True):
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.eye(5))
+        self.calls, self.gives_past = [], gives_past
+
+    def forward(self, ids, past_key_values=None, use_cache=None, logits_to_keep=0):
+        asked = {"shape": tuple(ids.shape), "cache": use_cache, "keep": logits_to_keep}
+        asked |= {"past": past_key_values, "threads": torch.get_num_threads()}
+        assert not torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()  # what it keeps could not be trained on
+        self.calls.append(asked)
+        logits = self.table[ids][:, -logits_to_keep:]
+        past = len(self.calls) if self.gives_past else None
+        return types.SimpleNamespace(logits=logits, past_key_values=past)
+
+    def seen(self, name):
+        seen, self.calls = [call[name] for call in self.calls], []
+        return seen
+
+
+class _Newer(_Recorder):
+    """Names its cache as transformers do from version 5.24 on."""
+
+    def forward(self, ids, cache=None, use_cache=None, logits_to_keep=0):
+        output = super().forward(ids, cache, use_cache, logits_to_keep)
+        return types.SimpleNamespace(logits=output.logits, cache=output.past_key_values)
+
+
+@pytest.mark.parametrize("kind", [_Recorder, _Newer])
+def test_a_module_is_asked_for_no_more_than_is_read(kind):
+    module = kind().eval()
+    options = {"num_candidates": 3, "sampling": SamplingParams(max_new_tokens=3)}
+    for more, shapes, cache in (
+        ({}, [(3, 2), (3, 1), (3, 1)], True),
+        ({"cached": False}, [(3, 2), (3, 3), (3, 4)], False),
+        ({"rows_at_once": 2}, [(2, 2), (2, 1), (2, 1), (1, 2), (1, 1), (1, 1)], True),
+    ):
+        out = torch_generate(KEY, module, [[1, 2]], **options, **more)
+        assert {call["cache"] for call in module.calls} == {cache}
+        assert {call["keep"] for call in module.calls} == {1}
+        past = [call["past"] for call in module.calls]
+        starts = [shape[1] > 1 or not cache for shape in shapes]
+        assert past == [None if start else i for i, start in enumerate(starts)]
+        assert module.seen("shape") == shapes
+    torch_score(module, [[1, 2]], out, sampling=options["sampling"], rows_at_once=2)
+    assert [(call["keep"], call["cache"]) for call in module.calls] == [(4, False)] * 2
+    assert module.seen("shape") == [(2, 5), (1, 5)]
+    with pytest.raises(ValueError, match="cached must be False"):
+        torch_generate(KEY, kind(gives_past=False).eval(), [[1]], **options)
+
+
+def test_threads_that_are_asked_for_are_those_it_gets():
+    before, module = torch.get_num_threads(), _Recorder().eval()
+    options = {"num_threads": before + 2}
+    sampling = SamplingParams(max_new_tokens=1)
+    out = torch_generate(KEY, module, [[1]], num_candidates=1, sampling=sampling, **options)
+    torch_score(module, [[1]], out, sampling=sampling, **options)
+    proposal = TorchProposal(module=module, sampling=sampling, num_candidates=1, **options)
+    proposal.propose(KEY, None, _batch([[1]], [0]))
+    assert module.seen("threads") == [before + 2] * 3
+    counting = _Sum().eval()
+    counting.register_forward_hook(lambda *_: module.calls.append({"n": torch.get_num_threads()}))
+    TokenReward(module=counting, **options)([[1]], out)
+    TextReward(module=counting, encode=lambda p, t: [1], **options)(["a"], [["b"]])
+    assert module.seen("n") == [before + 2] * 2
+    assert torch.get_num_threads() == before
+
+
+def test_threads_are_those_of_this_thread_and_of_later_ones():
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as early:
+        assert early.submit(torch.get_num_threads).result() == before
+        with torch_threads(before + 2), ThreadPoolExecutor(1) as late:
+            assert late.submit(torch.get_num_threads).result() == before + 2
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")  # an argument that transformers take away
+def test_a_proposal_draws_as_the_round_says(module):
+    options = {"sampling": law(), "num_candidates": 3}
+    found = TorchProposal(module=module, **options).propose(KEY, None, _batch(PROMPTS, [4, 9]))
+    expected = torch_generate(KEY, module, PROMPTS, prompt_ids=[4, 9], **options)
+    np.testing.assert_array_equal(found.completions.tokens, expected.tokens)
+    other = _Recorder().eval()
+    options = {"sampling": SamplingParams(max_new_tokens=2), "num_candidates": 3}
+    proposal = TorchProposal(module=other, cached=False, rows_at_once=2, **options)
+    proposal.propose(KEY, None, _batch([[1]], [0]))
+    assert other.seen("shape") == [(2, 1), (2, 2), (1, 1), (1, 2)]

@@ -77,7 +77,7 @@ assert not {"jax", "jaxlib", "flax", "rsft_jax"} & set(sys.modules)
 """
 
 
-def _family(path, name):
+def family_model(path, name):
     path.mkdir()
     (path / "config.json").write_text(json.dumps(MODELS[name]["config"]))
     shapes = {key: shape for key, (shape, *_) in MODELS[name]["gradients"].items()}
@@ -95,7 +95,7 @@ def served(tmp_path_factory):
     path = tmp_path_factory.mktemp("served")
     models = {}
     for case, (name, batch) in CASES.items():
-        models[case] = _family(path / f"{case}.model", name)
+        models[case] = family_model(path / f"{case}.model", name)
         save_tensorflow(path / case, *models[case], batch=batch, length=T, cache_length=S)
     np.savez(path / "given.npz", tokens=TOKENS, lengths=LENGTHS)
     _run(BLOCKED + PROGRAM, path / "given.npz", *(path / case for case in CASES))
@@ -151,6 +151,17 @@ def test_weights_are_variables_and_no_constants(served):
         assert not any(np.asarray(leaf).tobytes()[:256] in graph for leaf in leaves)
         written = tf.train.list_variables(str(path / case / "variables" / "variables"))
         assert sum("VARIABLE_VALUE" in name for name, _ in written) == len(leaves)
+
+
+def test_no_path_of_this_machine_is_written(served):
+    path, _ = served
+    for case in CASES:
+        for file in (path / case).rglob("*"):
+            content = file.read_bytes() if file.is_file() else b""
+            for place in (ROOT, Path(jax.__file__).parent, path):
+                assert str(place).encode() not in content, (case, file.name)
+            assert b"calls.py" not in content
+    assert jax.config.jax_hlo_source_file_canonicalization_regex is None
 
 
 def test_any_number_of_rows_is_any_number(served):

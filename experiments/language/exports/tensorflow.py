@@ -23,8 +23,7 @@ def check(config: LanguageConfig) -> None:
     """Raises a ConfigError where TensorFlow is missing."""
     if importlib.util.find_spec("tensorflow") is None:
         raise ConfigError(
-            "--format: 'tensorflow'; needs TensorFlow, which is not installed: "
-            'pip install "rsft_jax[tensorflow]"'
+            '--format: needs TensorFlow, which is not installed: pip install "rsft_jax[tensorflow]"'
         )
 
 
@@ -34,15 +33,15 @@ def write(tuned: TunedPolicy, folder: Path) -> tuple[str, ...]:
     from rsft_jax.interop.tensorflow import free_batch_works
 
     most = tuned.model.config.max_length
-    cache_length = _number(tuned, "cache-length", min(_CACHE_LENGTH, most))
-    batch = _number(tuned, "batch", None if free_batch_works() else _WITHOUT_FREE_BATCH)
+    cache_length = whole_number(tuned, "cache-length", min(_CACHE_LENGTH, most))
+    batch = whole_number(tuned, "batch", None if free_batch_works() else _WITHOUT_FREE_BATCH)
     save_tensorflow(
         folder,
         tuned.model,
         tuned.params,
         tuned.tokenizer,
         batch=batch,
-        length=_number(tuned, "length", min(_LENGTH, cache_length)),
+        length=whole_number(tuned, "length", min(_LENGTH, cache_length)),
         cache_length=cache_length,
     )
     if batch is None or "batch" in tuned.options:
@@ -53,7 +52,7 @@ def write(tuned: TunedPolicy, folder: Path) -> tuple[str, ...]:
     )
 
 
-def _number(tuned: TunedPolicy, name: str, default: Any) -> Any:
+def whole_number(tuned: TunedPolicy, name: str, default: Any) -> Any:
     """An option that is a whole number, or its default; the library checks its range."""
     text = tuned.options.get(name)
     if text is None:

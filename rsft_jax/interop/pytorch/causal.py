@@ -64,8 +64,8 @@ def torch_generate(
       max_length: the module's context; by default `max_position_embeddings` of its configuration,
         if it has one.
       allowed_tokens: `[V]` or `[P, V]` bool; by default all.
-      cached: whether the module takes and gives `past_key_values`; otherwise it reads the whole
-        sequence again at every token, which any module can.
+      cached: whether the module takes and gives `cache` or `past_key_values`; otherwise it reads
+        the whole sequence again at every token, which any module can.
       rows_at_once: the most candidates of a prompt that are decoded side by side.
       num_threads: see `torch_threads`.
 
@@ -148,7 +148,9 @@ def torch_score(
     prompts = _checked(module, prompts)
     check_integer("rows_at_once", rows_at_once)
     tokens, lengths = np.asarray(completions.tokens), np.asarray(completions.lengths)
-    check_ids(module, tokens[np.arange(tokens.shape[2]) < lengths[..., None]])
+    is_token = np.arange(tokens.shape[2]) < lengths[..., None]
+    check_ids(module, tokens[is_token])
+    tokens = np.where(is_token, tokens, -1)  # whatever stands behind the end has no embedding
     count, num, longest = tokens.shape
     allowed = None if allowed_tokens is None else masks_of_prompts(allowed_tokens, count)
     out = np.zeros(tokens.shape, np.float32)

@@ -82,24 +82,26 @@ class Reader:
 
     Args:
       module: gives logits, as `torch_generate` says.
-      cached: whether it keeps what it has read in `past_key_values`, as transformers do; otherwise
-        it reads all again at every token.
+      cached: whether it keeps what it has read in `cache`, as transformers do (before version 5.24
+        in `past_key_values`); otherwise it reads all again at every token.
     """
 
     def __init__(self, module: TorchModule, cached: bool):
         self._module, self._cached = module, cached
+        known = inspect.signature(module.forward).parameters
+        self._name = "cache" if "cache" in known else "past_key_values"
         self._past: Any = None
         self._read: np.ndarray | None = None
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
         """Reads `[B, S]` ids more; `[B, V]` float32 logits of what comes next."""
         if self._cached:
-            options = {"past_key_values": self._past, "use_cache": True}
+            options = {self._name: self._past, "use_cache": True}
             logits, output = _call(self._module, ids, 1, **options)
-            self._past = getattr(output, "past_key_values", None)
+            self._past = getattr(output, self._name, None)
             if self._past is None:
                 raise ValueError(
-                    "cached must be False for a module that gives no past_key_values, got True"
+                    f"cached must be False for a module that gives no {self._name}, got True"
                 )
             return logits[:, 0]
         read = ids if self._read is None else np.concatenate([self._read, ids], axis=1)

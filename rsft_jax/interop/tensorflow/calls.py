@@ -66,11 +66,10 @@ def step(
       padding alone); and the new cache, by name.
     """
     logits, cache = apply(params, tokens, positions, by_layer(named))
-    last = jnp.argmax(positions, axis=1)
-    return {
-        "logits": jnp.take_along_axis(logits, last[:, None, None], axis=1)[:, 0],
-        **by_name(cache),
-    }
+    if tokens.shape[1] > 1:  # LiteRT has no search for the largest of one
+        last = jnp.argmax(positions, axis=1)
+        logits = jnp.take_along_axis(logits, last[:, None, None], axis=1)
+    return {"logits": logits[:, 0], **by_name(cache)}
 
 
 def by_name(cache: Cache) -> dict[str, Array]:

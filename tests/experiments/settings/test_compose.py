@@ -7,6 +7,7 @@ import pytest
 from rsft_jax.experiments.settings.axes import expand_sweep
 from rsft_jax.experiments.settings.compose import compose, from_dict, load_config
 from rsft_jax.experiments.settings.groups import COMMAND_OF, GROUPS, group_options
+from rsft_jax.experiments.settings.paths import absolute
 from rsft_jax.experiments.settings.rules.best_of_n import BestOfN
 from rsft_jax.experiments.settings.rules.top_k import TopK
 from rsft_jax.experiments.settings.schema import GaussianConfig, LanguageConfig, Lora
@@ -82,7 +83,8 @@ def test_config_survives_a_round_trip_through_yaml(tmp_path):
         folder.mkdir(exist_ok=True)
         config = load_config([f"experiment={name}", "seed=7", f"output_dir='{folder}'"])
         save_config(config, folder / "config.yaml")
-        assert read_config(folder / "config.yaml") == config
+        stored = from_dict(absolute(to_dict(config)))  # a relative path is kept absolute
+        assert read_config(folder / "config.yaml") == stored
         assert from_dict(to_dict(config)) == config
 
 
@@ -107,7 +109,7 @@ def test_config_survives_a_round_trip_through_yaml(tmp_path):
         (["training.part.targets=[query,foo]"], ["training.part.targets[1]: 'foo' is not one of"]),
         (["selection=topk"], ["selection: 'topk' is not one of", "did you mean top_k?"]),
         (["experiment=storis"], ["experiment: 'storis'", "did you mean stories?"]),
-        (["reward=null"], ["reward: null is not one of sentiment"]),
+        (["reward=null"], ["reward: null is not one of liked, sentiment"]),
         (["sampling=3"], ["sampling: 3 is not one of default"]),
         (["policy=local"], ["policy.path: missing", "policy.path=VALUE"]),
         (["experiment=gaussian", "selection=top_k"], ["selection: this experiment has no such"]),
