@@ -193,9 +193,9 @@ def accepted_sequences(
       weights: `[P, N]`.
       by_prompt: whether weights are divided by their sum over a prompt's completions.
     """
-    weights = np.asarray(weights, np.float64)
-    chosen = np.argwhere(weights > 0)
-    own = weights[tuple(chosen.T)]
+    all_weights = np.asarray(weights, np.float64)
+    chosen = np.argwhere(all_weights > 0)
+    own = all_weights[tuple(chosen.T)]
     tokens, log_probs = np.asarray(completions.tokens), np.asarray(completions.log_probs)
     lengths, asked = np.asarray(completions.lengths), np.asarray(prompts.tokens)
     return Sequences(

@@ -129,7 +129,7 @@ def test_an_answer_that_is_no_number_ends_the_run_before_it_begins(tmp_path, pre
         with pytest.raises(
             ConfigError, match=f"prompt {rows[0]['id']}.*: {told}".replace("+", ".")
         ):
-            run(tmp_path / "run", f"data.path={path}", settings=others)
+            run(tmp_path / str(change), f"data.path={path}", settings=others)
 
 
 def test_what_is_no_run_of_maths_is_told_in_a_line(tmp_path, capsys):
