@@ -25,7 +25,7 @@ LIBRARY = {
     "selection": "types numerics sampling",
     "generation": "types numerics sampling selection",
     "metrics": "types texts numerics",
-    "rewards": "types texts numerics",
+    "rewards": "types texts numerics metrics",
     "data": "types texts numerics",
     "rollouts": "types numerics data",
     "models": "types numerics",

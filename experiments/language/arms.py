@@ -244,7 +244,13 @@ class _Play:
         arm, setup, settings = self.arm, self.arm.setup, self.arm.setup.config.training
         replay = None
         if settings.replay_fraction:
-            old = accepted_before(arm.rollouts, setup.train.tokens, arm.name, self.number)
+            old = accepted_before(
+                arm.rollouts,
+                setup.train.tokens,
+                arm.name,
+                self.number,
+                by_prompt=settings.normalise == "prompt",
+            )
             replay = Replay(old, settings.replay_fraction)
         stage, share = f"round {self.number}: fine-tune {arm.name}", accepted_share(weights)
         with Steps(setup.console, stage, f"accepted {share:.0%}") as shown:
@@ -260,6 +266,7 @@ class _Play:
                 epochs=settings.epochs,
                 row_length=settings.row_length,
                 with_log_probs=settings.clip_ratio is not None,
+                by_prompt=settings.normalise == "prompt",
                 restart=settings.restart,
                 replay=replay,
                 rate=make.make_rate(settings),

@@ -85,6 +85,7 @@ def improve(
     epochs: int = 1,
     row_length: int | None = None,
     with_log_probs: bool = False,
+    by_prompt: bool = False,
     restart: bool = False,
     replay: Replay | None = None,
     rate: RateFn | None = None,
@@ -106,6 +107,8 @@ def improve(
       row_length: tokens of a row into which sequences are packed; None gives each its own row.
       with_log_probs: whether the loss needs the log-probabilities under the sampler
         (`clip_ratio`).
+      by_prompt: divide weights by their sum over the prompt's completions, for a loss that is
+        normalised by "prompt"; for what is replayed, its round's.
       restart: begin at the untuned policy instead of `state` (ReST-EM).
       replay: what is mixed in of earlier rounds.
       rate: the optimizer's learning rate, to report it; see `rsft_jax.training.make_rate`.
@@ -129,7 +132,7 @@ def improve(
     """
     check_integer("epochs", epochs)
     state = policy.new_state() if restart else state
-    sequences = accepted_sequences(prompts.tokens, completions, weights)
+    sequences = accepted_sequences(prompts.tokens, completions, weights, by_prompt=by_prompt)
     num_new = len(sequences.weights)
     if not num_new:
         raise ValueError("weights must have an entry above 0 to train on, got none")
@@ -179,20 +182,33 @@ def improve(
     }
 
 
-def accepted_sequences(prompts: Prompts, completions: Completions, weights: Array) -> Sequences:
-    """Every completion of a round with a weight above 0."""
-    chosen = np.argwhere(np.asarray(weights) > 0)
+def accepted_sequences(
+    prompts: Prompts, completions: Completions, weights: Array, *, by_prompt: bool = False
+) -> Sequences:
+    """Every completion of a round with a weight above 0.
+
+    Args:
+      prompts: P prompts.
+      completions: `[P, N]`.
+      weights: `[P, N]`.
+      by_prompt: whether weights are divided by their sum over a prompt's completions.
+    """
+    all_weights = np.asarray(weights, np.float64)
+    chosen = np.argwhere(all_weights > 0)
+    own = all_weights[tuple(chosen.T)]
     tokens, log_probs = np.asarray(completions.tokens), np.asarray(completions.log_probs)
     lengths, asked = np.asarray(completions.lengths), np.asarray(prompts.tokens)
     return Sequences(
         prompts=[asked[i, : prompts.lengths[i]] for i, _ in chosen],
         completions=[tokens[i, j, : lengths[i, j]] for i, j in chosen],
-        weights=np.asarray(weights, np.float64)[tuple(chosen.T)],
+        weights=_shares(own, chosen[:, 0]) if by_prompt else own,
         log_probs=[log_probs[i, j, : lengths[i, j]] for i, j in chosen],
     )
 
 
-def accepted_before(store: RolloutStore, prompts: Prompts, arm: str, round_: int) -> Sequences:
+def accepted_before(
+    store: RolloutStore, prompts: Prompts, arm: str, round_: int, *, by_prompt: bool = False
+) -> Sequences:
     """What an arm accepted before a round, as it is written in the store of the run.
 
     Read from there and not kept in memory, so that a run taken up again finds the same.
@@ -202,6 +218,7 @@ def accepted_before(store: RolloutStore, prompts: Prompts, arm: str, round_: int
       prompts: all prompts to train on, which the column `place` counts.
       arm: "policy" or "control".
       round_: number of the round that is about to train.
+      by_prompt: whether weights are divided by their sum over a prompt's completions of a round.
     """
     if round_ == 1:
         return Sequences([], [], np.zeros(0), [])
@@ -209,12 +226,20 @@ def accepted_before(store: RolloutStore, prompts: Prompts, arm: str, round_: int
     chosen = rows["accepted"] & (rows["round"] < round_) & (np.asarray(rows["arm"]) == arm)
     chosen = np.flatnonzero(chosen)
     places, asked = rows["place"][chosen], np.asarray(prompts.tokens)
+    own = np.exp(np.asarray(rows["log_weight"][chosen], np.float64))
+    drawn = np.stack([rows["round"][chosen], places], axis=1)
+    prompt = np.unique(drawn, axis=0, return_inverse=True)[1].ravel()
     return Sequences(
         prompts=[asked[place, : prompts.lengths[place]] for place in places],
         completions=[rows["tokens"][i] for i in chosen],
-        weights=np.exp(rows["log_weight"][chosen]),
+        weights=_shares(own, prompt) if by_prompt else own,
         log_probs=[rows["log_probs"][i] for i in chosen],
     )
+
+
+def _shares(weights: np.ndarray, prompt: np.ndarray) -> np.ndarray:
+    """Weights divided by their sum over the same prompt, `[S]` of `[S]` and its numbers."""
+    return weights / np.bincount(prompt, weights)[prompt]
 
 
 def mix(key: PRNGKey, new: Sequences, old: Sequences, fraction: float) -> Sequences:

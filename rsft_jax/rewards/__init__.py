@@ -7,8 +7,10 @@ the packages they need are imported when they are called, and come with the extr
 """
 
 from rsft_jax.rewards.among import Among, among
+from rsft_jax.rewards.answer import Answer, answer
 from rsft_jax.rewards.columns import ColumnReward, from_columns, to_columns
 from rsft_jax.rewards.combine import WeightedSum, weighted_sum
+from rsft_jax.rewards.equations import equations
 from rsft_jax.rewards.guarded import GuardedReward, RewardError, ScoreReport, as_rewards, guard
 from rsft_jax.rewards.length import length_penalty
 from rsft_jax.rewards.offensive import offensive
@@ -25,6 +27,7 @@ from rsft_jax.texts import split_sentences, split_words
 
 __all__ = [
     "Among",
+    "Answer",
     "ColumnReward",
     "GuardedReward",
     "PromptRow",
@@ -33,8 +36,10 @@ __all__ = [
     "Term",
     "WeightedSum",
     "among",
+    "answer",
     "as_rewards",
     "candidates_shape",
+    "equations",
     "from_batch_score",
     "from_columns",
     "from_text_score",

@@ -34,7 +34,7 @@ from rsft_jax.training.loss_positions import (
 )
 from rsft_jax.types import Array, Numeric, Params, PRNGKey, record
 
-NORMALISATIONS = ("token", "sequence")
+NORMALISATIONS = ("token", "sequence", "prompt")
 _HEAD_MODULES = ("embedder", "head")
 
 
@@ -87,10 +87,14 @@ def completion_loss(
 
         "token":    sum_i w_i sum_t l_it           / sum_i |y_i|
         "sequence": sum_i w_i sum_t l_it / |y_i|   / sum_i 1
+        "prompt":   sum_i w_i sum_t l_it           / sum_i 1
 
-    so every token, or every sequence, counts alike. Prompt and padding enter nowhere; the stop
-    token is part of the completion by its length, whatever its id, and is trained. Rows of weight
-    zero change neither sum.
+    so every token, every sequence, or, with w_i = 1 / K for a prompt of K accepted completions
+    (`improve(by_prompt=True)` of `rsft_jax.policies`), every prompt counts alike. On all correct
+    completions of N draws the gradient of the last is MaxRL's: unbiased for that of
+    -sum_{k=1}^N (1 - p)^k / k, p the pass rate, so that hard prompts are weighed up. Prompt and
+    padding enter nowhere; the stop token is part of the completion by its length, whatever its id,
+    and is trained. Rows of weight zero change neither sum.
 
     With p = softmax(z) the prediction, Z its normaliser and y the token, the loss of a token is
 
@@ -112,7 +116,7 @@ def completion_loss(
       model: has the methods `hidden(tokens, positions[, segments]) -> [B, T, D]` and
         `head(hidden) -> [..., V]`, the second reading no parameters but those of the modules
         "embedder" and "head".
-      normalise: "token" or "sequence".
+      normalise: "token", "sequence" or "prompt".
       chunk_tokens: how many rows of logits exist at once, at least (one place of every row of the
         batch is the smallest chunk). On a mesh it counts those of all devices, and the head's
         gradient is summed over them chunk by chunk: take so many times more.
@@ -134,6 +138,7 @@ def completion_loss(
     References:
       Xiong et al. 2025, "A minimalist approach to LLM reasoning: from rejection sampling to
       REINFORCE", https://arxiv.org/abs/2504.11343, section 3 (RAFT++).
+      MaxRL, 2026, https://arxiv.org/abs/2602.02710 ("prompt").
       Chowdhery et al. 2022, "PaLM", https://arxiv.org/abs/2204.02311, section 5 (z-loss).
     """
     check_choice("normalise", normalise, NORMALISATIONS)
@@ -194,6 +199,8 @@ def _shares(
     shares = (positions.weights > 0).astype(dtype)
     if normalise == "token":
         return shares, num_tokens
+    if normalise == "prompt":
+        return shares, positions.num_sequences
     shares = shares / jnp.maximum(positions.completion_lengths, 1).astype(dtype)
     return shares, positions.num_sequences
 

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -57,6 +59,12 @@ def test_old_sequences_are_those_of_the_arm_and_of_earlier_rounds(tmp_path):
         ([1, 2], [8, 9, 10], 2.7183, [-0.5, -3.0]),
         ([2, 1], [5, 6], 1.6487, [-0.5, -3.0]),
     ]
+    # The two of one prompt and round share its weight, e^0 and e^1 of their sum.
+    shares = accepted_before(store, PROMPTS, "policy", 3, by_prompt=True)
+    np.testing.assert_allclose(sorted(shares.weights), [0.268941, 0.731059, 1.0], rtol=1e-5)
+    store.append(_rows(4, "policy", some, [0.0, 0.0, 0.0]), name="4-policy")
+    later = accepted_before(store, PROMPTS, "policy", 5, by_prompt=True)
+    assert np.isclose(later.weights, 0.5).sum() == 4, "rounds have their own sums"
 
 
 def _sequences(number, weight, first=0):
@@ -104,8 +112,34 @@ def test_accepted_sequences_are_cut_to_their_lengths():
     assert [c.tolist() for c in found.completions] == [[5], [6, 7, 8]]
     assert found.weights.tolist() == [2.0, 0.5]
     assert [lp.tolist() for lp in found.log_probs] == [[-3.0], [-6.0, -7.0, -8.0]]
+    every = np.array([[1.0, 3.0], [0.0, 5.0]])
+    shares = accepted_sequences(PROMPTS, completions, every, by_prompt=True)
+    assert shares.weights.tolist() == [0.25, 0.75, 1.0]
     with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\), got 1"):
         mix(jax.random.key(0), found, found, 1.0)
+
+
+def test_the_mean_over_prompts_of_correct_ones_is_an_unbiased_gradient_of_maxrl():
+    """All 2^N verdicts of one prompt, enumerated: d/dp of -sum_{k=1}^N (1 - p)^k / k.
+
+    A correct draw has the score d log p / dp = 1 / p, for the policy whose only choice is p.
+    """
+    p, num = 0.3, 4
+    completions = Completions(
+        tokens=np.arange(num).reshape(1, num, 1), lengths=np.ones((1, num), int),
+        log_probs=np.zeros((1, num, 1)), finished=np.ones((1, num), bool),
+        failed=np.zeros((1, num), bool),
+    )  # fmt: skip
+    one = pad_prompts([[5]])
+    found = {True: 0.0, False: 0.0}
+    for verdicts in itertools.product([0.0, 1.0], repeat=num):
+        chance = np.prod([p if v else 1 - p for v in verdicts])
+        for by_prompt in found:
+            weights = np.array([verdicts])
+            own = accepted_sequences(one, completions, weights, by_prompt=by_prompt).weights
+            found[by_prompt] += chance * own.sum() / p
+    np.testing.assert_allclose(found[True], sum((1 - p) ** (k - 1) for k in range(1, num + 1)))
+    np.testing.assert_allclose(found[False], num)  # of the pass rate itself, N times
 
 
 def test_nothing_to_train_on_is_refused():

@@ -56,7 +56,7 @@ def _reference(embedding, batch, normalise):
         if not weight:
             continue
         share = np.float64(weight) / (size if normalise == "sequence" else 1)
-        count += 1 if normalise == "sequence" else int(size)
+        count += int(size) if normalise == "token" else 1
         for place in range(start, start + size):
             before, target = tokens[place - 1], tokens[place]
             hidden = embedding[before]
@@ -71,7 +71,7 @@ def _reference(embedding, batch, normalise):
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 15, 1000])
-@pytest.mark.parametrize("normalise", ["token", "sequence"])
+@pytest.mark.parametrize("normalise", ["token", "sequence", "prompt"])
 def test_loss_and_gradient_equal_a_reference_in_float64(normalise, chunk_tokens):
     with jax.enable_x64(True):
         model, embedding, batch = _bigram()
@@ -163,7 +163,7 @@ def test_stop_token_is_trained_where_it_equals_the_padding():
     assert terms.num_tokens == 3
 
 
-@pytest.mark.parametrize("normalise", ["token", "sequence"])
+@pytest.mark.parametrize("normalise", ["token", "sequence", "prompt"])
 def test_weight_zero_equals_removal(normalise):
     with jax.enable_x64(True):
         model, embedding, batch = _bigram()

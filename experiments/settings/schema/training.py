@@ -98,7 +98,7 @@ class TrainingConfig:
       weight_decay: decoupled weight decay, per unit of learning rate.
       epochs: passes over the accepted samples of a round.
       batch_size: sequences in a step.
-      normalise: whether every token or every sequence has the same say in the loss.
+      normalise: whether every token, every sequence or every prompt has the same say in the loss.
       row_length: pack sequences into rows of so many tokens; null gives each a row of its own.
       label_smoothing: part of the target that is spread over the vocabulary, in [0, 1).
       z_loss: weight of the squared log of the softmax's normaliser; 1e-4 is usual.
@@ -125,7 +125,7 @@ class TrainingConfig:
     weight_decay: float
     epochs: int
     batch_size: int
-    normalise: Literal["token", "sequence"]
+    normalise: Literal["token", "sequence", "prompt"]
     row_length: int | None
     label_smoothing: float
     z_loss: float

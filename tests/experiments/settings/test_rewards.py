@@ -72,7 +72,7 @@ def test_a_term_of_another_kind_takes_the_place_of_the_first_with_none_of_its_se
         ("reward.length.min_word=1", "unknown field; did you mean reward.length.min_words?"),
         (
             "reward.calm={weight: 1}",
-            "reward.calm.term: missing; must be one of among, function, judge, length",
+            "reward.calm.term: missing; must be one of among, answer, equations, function, judge",
         ),
         ("reward.sentiment.term=sentimen", "reward.sentiment.term: 'sentimen' is not one of"),
         ("reward.judge={term: polarty}", "reward.judge.term: 'polarty' is not one of"),
@@ -107,10 +107,10 @@ def test_every_kind_of_term_scores():
         "repetition": {"ngram": 2},
         "function": {"function": "mylab.rewards.brevity"},
     }
-    # A served judge is asked in tests/interop/test_endpoint_judge.py; `among` reads a column, as in
-    # tests/rewards/test_among.py.
+    # A served judge is asked in tests/interop/test_endpoint_judge.py; `among` and `answer` read
+    # columns, and these texts have no sums: see the tests of tests/rewards by their names.
     for name, kind in RewardTerm.variants().items():
-        if name in ("judge", "among"):
+        if name in ("judge", "among", "answer", "equations"):
             continue
         term = kind(term=name, weight=1.0, **settings.get(name, {}))
         scores = rewards.Term(name, term.build(["mylab"], "reward.x"))(["p", "q"], TEXTS)
