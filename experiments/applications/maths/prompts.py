@@ -90,7 +90,7 @@ def draw_question(rng: np.random.Generator, level: int) -> Question:
     """A question of a level: numbers and signs uniform, but for a step that would go below zero.
 
     >>> draw_question(np.random.default_rng(0), 4).text
-    '86+67+34'
+    '86-67+34'
     """
     numbers: list[int] = []
     for digits in DIGITS[level]:
