@@ -44,8 +44,8 @@ def test_each_rule_says_in_its_own_file_whether_it_judges_each():
         assert not (rule.JUDGES_EACH is None and rule(**values).judges_each()), name
     top_k = variants["top_k"](rule="top_k", k=1)
     named = (
-        "are correct without contrast, finished, own if its function says so, statistical_rejection with a "
-        "selection.max_reward and threshold"
+        "are correct without contrast, finished, own if its function says so, "
+        "statistical_rejection with a selection.max_reward and threshold"
     )
     with pytest.raises(ConfigError, match=named):
         top_k.check_early_stop()
