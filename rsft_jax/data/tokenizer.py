@@ -62,9 +62,7 @@ class Tokenizer:
         self._text = _backend(definition)
         # Ids may have holes, so this is the largest id and not the count.
         self.vocab_size = max(self._text.get_vocab(with_added_tokens=True).values()) + 1
-        self._use(
-            bos_id, eos_id, pad_id, stop_token_ids, also_stop, chat_template, named_templates
-        )
+        self._use(bos_id, eos_id, pad_id, stop_token_ids, also_stop, chat_template, named_templates)
 
     def with_options(
         self,
