@@ -49,10 +49,12 @@ EXPERIMENTS = {
     "textbook": "terminal settings runs",
     "language": "terminal settings runs",
     "report": "terminal settings runs textbook",
+    "view": "terminal settings runs language report",
     "kinds": "terminal settings runs report textbook language",
     "applications": "terminal settings runs language",
     "sweeps": "terminal settings runs report kinds",
-    "commands": "terminal settings runs report planning textbook language kinds sweeps",
+    "commands": "terminal settings runs report planning textbook language view kinds"
+    " sweeps",
     "cli": "terminal settings runs kinds commands",
     "benchmarks": "terminal settings runs language kinds sweeps",
     "examples": "language",
