@@ -53,8 +53,7 @@ EXPERIMENTS = {
     "kinds": "terminal settings runs report textbook language",
     "applications": "terminal settings runs language",
     "sweeps": "terminal settings runs report kinds",
-    "commands": "terminal settings runs report planning textbook language view kinds"
-    " sweeps",
+    "commands": "terminal settings runs report planning textbook language view kinds sweeps",
     "cli": "terminal settings runs kinds commands",
     "benchmarks": "terminal settings runs language kinds sweeps",
     "examples": "language",

@@ -40,6 +40,10 @@ function figure(value, digits = 3) {
   return value.toFixed(digits).replace("-", "−");
 }
 
+// A rule may break before its options, and not within a word.
+const breaking = (text) => text.split(/(?=\()/).flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part]));
+
+const oneOf = (source) => (source === "heldout" ? "answer" : "candidate");
 const counted = (number, word) => `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
 
 function setOptions(select, options, keep) {
@@ -103,6 +107,7 @@ function fillColumns() {
   const columns = state.columns[source()];
   setOptions(fields.column, [["", "all"], ...Object.keys(columns).map((name) => [name, name])], fields.column.dataset.wanted);
   delete fields.column.dataset.wanted;
+  at("column-label").hidden = Object.keys(columns).length === 0;
   fillValues();
 }
 
@@ -110,10 +115,11 @@ function fillValues() {
   const values = state.columns[source()][fields.column.value] ?? [];
   setOptions(fields.value, values.map((value) => [value, value]), fields.value.dataset.wanted);
   delete fields.value.dataset.wanted;
-  fields.value.disabled = values.length === 0;
+  at("value-label").hidden = values.length === 0;
 }
 
 function fillVerdicts(reasons) {
+  at("verdict-label").hidden = reasons.length === 0;
   const options = [["", "all"]];
   if (reasons.length) options.push(["accepted", "accepted"], ["rejected", "not accepted"]);
   for (const [reason, count] of reasons) {
@@ -146,7 +152,7 @@ function showState() {
 function showSummary(page) {
   const s = page.summary;
   const rate = s.scored ? ` (${((100 * s.accepted) / s.scored).toFixed(1)} %)` : "";
-  const facts = [["prompts", s.prompts.toLocaleString("en")], ["candidates", s.candidates.toLocaleString("en")]];
+  const facts = [["prompts", s.prompts.toLocaleString("en")], [`${oneOf(page.source)}s`, s.candidates.toLocaleString("en")]];
   if (s.scored < s.candidates) facts.push(["without a reward", (s.candidates - s.scored).toLocaleString("en")]);
   if (s.accepted !== null) facts.push(["accepted", s.accepted.toLocaleString("en") + rate]);
   facts.push(["mean reward", figure(s.reward)]);
@@ -175,8 +181,8 @@ function showPage(page) {
   const last = Math.min(page.start + page.size, prompts);
   at("matching").className = "";
   at("matching").textContent = prompts === 0
-    ? "No candidate is as the filters ask."
-    : `${counted(candidates, "candidate")} of ${counted(prompts, "prompt")}; prompts ${page.start + 1} to ${last}`;
+    ? `No ${oneOf(page.source)} is as the filters ask.`
+    : `${counted(candidates, oneOf(page.source))} of ${counted(prompts, "prompt")}; prompts ${page.start + 1} to ${last}`;
   at("prompts").replaceChildren(...page.prompts.map((prompt) => showPrompt(prompt, page)));
   at("before").disabled = page.start === 0;
   at("after").disabled = last >= prompts;
@@ -186,7 +192,8 @@ function showPage(page) {
 function showPrompt(prompt, page) {
   const columns = Object.entries(prompt.fields).map(([name, value]) => `${name} ${value.length > 60 ? value.slice(0, 60) + "…" : value}`);
   const hidden = prompt.count - prompt.candidates.length;
-  const some = hidden ? `${prompt.candidates.length} of ${counted(prompt.count, "candidate")}` : counted(prompt.count, "candidate");
+  const all = counted(prompt.count, oneOf(page.source));
+  const some = hidden ? `${prompt.candidates.length} of ${all}` : all;
   const head = make("h2", { text: prompt.id }, ...[some, ...columns].map((text) => make("span", { text })));
   return make("article", { name: "prompt" }, head,
     make("p", { name: "text asked", text: prompt.text, tabindex: "0" }),
@@ -194,16 +201,15 @@ function showPrompt(prompt, page) {
 }
 
 function showCandidate(one, page) {
-  const facts = make("p", { name: "figures" }, "reward ", make("b", { text: figure(one.reward) }));
-  const add = (text) => facts.append(make("br"), make("span", { text }));
+  const facts = make("p", { name: "figures" }, make("span", { text: "reward " }, make("b", { text: figure(one.reward) })));
+  const add = (text) => facts.append(make("span", { text }));
   if (one.rank !== null) add(`rank ${one.rank} of ${one.ranked}`);
   if (one.judge !== null) add(`judge ${figure(one.judge)}`);
   const verdict = one.failed ? "failed" : one.reason ? (one.accepted ? "✓ " : "") + one.reason : `answer ${one.number + 1}`;
-  const left = make("div", {}, make("div", { name: "verdict", text: verdict }), facts);
-  const item = make("li", { name: one.accepted ? "candidate accepted" : "candidate" }, left, said(one, page));
-  const terms = why(one, page);
-  if (terms.length) item.append(make("ul", { name: "terms" }, ...terms));
-  return item;
+  const left = make("div", {}, make("div", { name: "verdict" }, ...breaking(verdict)), facts);
+  const terms = why(one);
+  const right = make("div", { name: "right" }, said(one, page), terms.length && make("ul", { name: "terms" }, ...terms));
+  return make("li", { name: one.accepted ? "candidate accepted" : "candidate" }, left, right);
 }
 
 function said(one, page) {
@@ -211,7 +217,7 @@ function said(one, page) {
     const mark = ([text, isNew]) => (isNew && fields.differences.checked ? make(tag, { text }) : text);
     return make("p", { name: "text" }, ...(pieces.length ? pieces.map(mark) : ["(empty)"]));
   };
-  if (!one.base) return make("div", { name: "said" }, own(one.text ? [[one.text.trim(), false]] : [], "mark"));
+  if (!one.base) return make("div", { name: "said" }, own(one.text ? [[one.text, false]] : [], "mark"));
   const column = (arm, title, reward, pieces, tag) =>
     make("div", { name: arm }, make("h3", { text: `${title}, reward ${figure(reward)}` }), own(pieces, tag));
   return make("div", { name: "said pair" },
@@ -219,10 +225,10 @@ function said(one, page) {
     column(page.arm, `${page.arm}, round ${page.round}`, one.reward, one.pieces, "mark"));
 }
 
-function why(one, page) {
+function why(one) {
   const found = Object.entries(one.terms).map(([name, value]) => {
     const weight = state.weights[name];
-    return make("li", { text: `${name} ${figure(value)}` + (weight === undefined || weight === 1 ? "" : ` × ${weight}`) });
+    return make("li", { text: `${name} ${figure(value)}` + (weight === undefined || weight === 1 ? "" : ` × ${weight}`.replace("-", "−")) });
   });
   if (one.accept_prob !== undefined && one.accept_prob !== null) found.push(make("li", { text: `P(accept) ${figure(one.accept_prob)}` }));
   if (one.u !== null) {

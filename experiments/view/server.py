@@ -33,7 +33,8 @@ _FILES = {
 _HOSTS = ("127.0.0.1", "localhost")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -110,7 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
             path, query = self._inner_path()
             if path in _FILES:
                 name, kind = _FILES[path]
-                self._send(HTTPStatus.OK, resources.files(__package__).joinpath(name).read_bytes(), kind)
+                content = resources.files(__name__.rpartition(".")[0]).joinpath(name).read_bytes()
+                self._send(HTTPStatus.OK, content, kind)
             elif path == "colours.css":
                 self._send(HTTPStatus.OK, _colours().encode(), "text/css; charset=utf-8")
             elif path == "api/state":

@@ -153,7 +153,7 @@ class Viewed:
         for row in map(int, own):
             number = int(index.candidate[row])
             one = rows.candidate(index, row, coins.of.get((name, number)))
-            one["text"] = texts[row][1]
+            one["text"] = texts[row][1].strip()
             if (before := base.get((name, number))) is not None:
                 one["base"] = before | {"pieces": new_words(before["text"], one["text"])}
                 one["pieces"] = new_words(one["text"], before["text"])
@@ -185,7 +185,7 @@ class Viewed:
         return {
             (names[own.words["prompt_id"][row]], int(own.candidate[row])): {
                 **rows.candidate(own, row, None),
-                "text": texts[row][1],
+                "text": texts[row][1].strip(),
             }
             for row in at
         }

@@ -137,8 +137,8 @@ class Tab:
         self.tell("Input.insertText", text=text)
 
     def photograph(self, path: Path) -> None:
-        """Writes the page as PNG, its whole length."""
-        data = self.tell("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        """Writes what the window shows as PNG."""
+        data = self.tell("Page.captureScreenshot")["data"]
         path.write_bytes(base64.b64decode(data))
 
 
