@@ -221,7 +221,7 @@ def _candidates(
 def _weighted(name: str, weight: Any) -> str:
     """The head of a term: with its weight in the reward, where that is not 1."""
     is_other = isinstance(weight, int | float) and weight != 1
-    return f"{name} × {weight:g}".replace("-", text.MINUS) if is_other else name
+    return f"{name} ×\u00a0{weight:g}".replace("-", text.MINUS) if is_other else name
 
 
 def _coin(coin: tuple[float, float] | None) -> tuple[str, str]:

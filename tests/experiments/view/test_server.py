@@ -271,7 +271,11 @@ def gaussian_settings(tmp_path):
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_the_command_serves_until_it_is_stopped(folder, sent, code):
-    program = "import sys; from rsft_jax.experiments.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import signal, sys; from rsft_jax.experiments.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
+        "sys.exit(main(sys.argv[1:]))"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program, "view", str(folder)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
