@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rsft_jax.rollouts import Record, Rollouts, from_rows, read_rollouts
+from rsft_jax.rollouts import from_rows, read_rollouts
 
 from ..runs.folder import RunFolder
 from ..settings.schema import LanguageConfig
@@ -45,8 +45,7 @@ def coins_of(folder: Path, round_: int, arm: str, allowed: Sequence[str] = ()) -
         run = read_config(folder / "config.yaml")
         if not isinstance(run, LanguageConfig):
             raise ConfigError(f"{shown(str(folder))}: only runs of kind language keep candidates")
-        rows = read_rollouts(path)
-        (record,) = from_rows(rows, with_verdict=True)
+        (record,) = from_rows(read_rollouts(path), with_verdict=True)
         if record.verdict is None:
             raise ConfigError(f"{shown(path.name)} has no verdict")
         by, labels = run.selection.group_column(), None
@@ -58,7 +57,9 @@ def coins_of(folder: Path, round_: int, arm: str, allowed: Sequence[str] = ()) -
     note = what_draws_say(draws)
     if draws.coin is None or draws.below is None:
         return Coins({}, note)
-    first = _first_numbers(rows, record)
+    # A prompt that was drawn again is numbered on.
+    visits = np.zeros(len(record.prompt_ids), int) if record.visits is None else record.visits
+    first = visits * run.sampling.num_candidates
     return Coins(
         {
             (record.prompt_ids[i], int(first[i] + j)): (
@@ -69,14 +70,3 @@ def coins_of(folder: Path, round_: int, arm: str, allowed: Sequence[str] = ()) -
         },
         note,
     )
-
-
-def _first_numbers(rows: Rollouts, record: Record) -> np.ndarray:
-    """`[P]` the number of candidate 0 of each place: a prompt drawn again is numbered on."""
-    if record.visits is None:
-        return np.zeros(len(record.prompt_ids), int)
-    places = rows.columns.get("place", np.zeros(rows.num_rows, int))
-    first: dict[tuple[str, int], int] = {}
-    for name, place, number in zip(rows["prompt_id"], places, rows["candidate"]):
-        first.setdefault((name, int(place)), int(number))
-    return np.where(record.visits > 0, list(first.values()), 0)

@@ -154,9 +154,19 @@ def test_nothing_but_reading_is_answered(ask, method):
 
 
 def test_head_is_get_without_the_content(ask):
-    status, headers, content = ask("page.js", "HEAD")
-    assert (status, content) == (200, b"")
-    assert int(headers["Content-Length"]) == len(ask("page.js")[2])
+    def answer(method):
+        with socket.create_connection(("127.0.0.1", ask.port), timeout=60) as connection:
+            line = f"{method} /{ask.token}/page.js HTTP/1.1"
+            lines = [line, f"Host: 127.0.0.1:{ask.port}", "Content-Length: 1", "", ""]
+            connection.sendall("\r\n".join(lines).encode())
+            whole = b"".join(iter(lambda: connection.recv(4096), b""))
+        return whole.partition(b"\r\n\r\n")
+
+    (head, _, nothing), (get, _, content) = answer("HEAD"), answer("GET")
+    assert nothing == b""
+    assert f"Content-Length: {len(content)}".encode() in head
+    assert len(content) > 1000
+    assert head.split(b"\r\n")[0] == get.split(b"\r\n")[0] == b"HTTP/1.1 200 OK"
 
 
 @pytest.mark.parametrize(

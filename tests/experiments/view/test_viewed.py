@@ -10,10 +10,16 @@ import pytest
 
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.settings.stored import read_config
-from rsft_jax.experiments.view.parts import complete_parts
+from rsft_jax.experiments.view.parts import complete_parts, stamp_of
 from rsft_jax.experiments.view.rows import Query, bars, make_index, matching, page_rows
 from rsft_jax.experiments.view.viewed import Missing, Viewed
-from rsft_jax.rollouts import Rollouts, RolloutStore, read_rollouts, write_rollouts
+from rsft_jax.rollouts import (
+    Rollouts,
+    RolloutStore,
+    read_rollouts,
+    scan_rollouts,
+    write_rollouts,
+)
 from tests.experiments.stored_run import write_stored_run
 
 RSO = ("selection.beta=0.3", "selection.max_reward=1.0", "selection.budget=2")
@@ -110,7 +116,7 @@ def test_the_summary_counts_the_round(folder, viewed):
         ({"low": 0.3, "high": 0.9}, lambda row: 0.3 <= row["reward"] <= 0.9),
         ({"low": 1.0}, lambda row: row["reward"] >= 1.0),
         ({"search": "IS 3"}, lambda row: "is 3" in row["completion"]),
-        ({"search": "girls 5"}, lambda row: row["prompt_id"] == "t5"),
+        ({"search": "tell of GIRLS 5"}, lambda row: row["prompt_id"] == "t5"),
         ({"column": "group", "value": "girls"}, lambda row: row["prompt_id"] in ("t1", "t3", "t5")),
         ({"column": "level", "value": "2"}, lambda row: row["prompt_id"] in ("t4", "t5")),
         ({"prompt": "t4"}, lambda row: row["prompt_id"] == "t4"),
@@ -238,6 +244,27 @@ def test_a_round_that_is_written_anew_is_shown_anew(folder, tmp_path):
     assert before["matching"]["candidates"] < after["matching"]["candidates"] == 48
     assert before["stamp"] != after["stamp"]
     assert {c["text"] for p in after["prompts"] for c in p["candidates"]} == {"It is 7, again."}
+
+
+@pytest.mark.parametrize("reading", ["numbers", "texts"])
+def test_a_round_that_is_replaced_while_it_is_read_is_read_again(
+    folder, tmp_path, monkeypatch, reading
+):
+    run = shutil.copytree(folder, tmp_path / "run")
+    columns = dict(read_rollouts(run / "rollouts" / "round-002-policy.parquet").columns)
+    columns["completion"] = ["new"] * 48
+    left = [lambda: RolloutStore(run / "rollouts").append(columns, name="round-002-policy")]
+
+    def scan(path, names=None, **options):
+        if left and (reading == "numbers") == (names is None):
+            left.pop()()
+        return scan_rollouts(path, names, **options)
+
+    monkeypatch.setattr("rsft_jax.experiments.view.viewed.scan_rollouts", scan)
+    page = look(run).page("candidates", "policy", 2, Query())
+    assert not left
+    assert {one["text"] for p in page["prompts"] for one in p["candidates"]} == {"new"}
+    assert page["stamp"] == stamp_of(run / "rollouts" / "round-002-policy.parquet")
 
 
 def test_readers_find_whole_rounds_while_a_writer_replaces_them(folder, tmp_path):
