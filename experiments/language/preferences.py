@@ -73,6 +73,8 @@ def read_examples(
         raise ConfigError(f"{field}; cannot be read ({error.strerror or error})") from None
     except ValueError as error:
         raise ConfigError(f"--data: {one_line(error)}") from None
+    texts = [_texts(field, row, loss) for row in rows]
+    scores = [_score(field, row, loss) for row in rows]
     groups = [row.text if group is None else str(_value(field, row, group)) for row in rows]
     if any(split in row.fields for row in rows):
         kept = [str(_value(field, row, split)) == heldout for row in rows]
@@ -85,10 +87,7 @@ def read_examples(
         how = f"held out of {len(names)} groups"
     if all(kept) or not any(kept):
         raise ConfigError(f"{field}; {sum(kept)} of {len(rows)} rows are {how}: none is left")
-    return [
-        Example(row, _texts(field, row, loss), _score(field, row, loss), name, is_kept)
-        for row, name, is_kept in zip(rows, groups, kept)
-    ]
+    return [Example(*values) for values in zip(rows, texts, scores, groups, kept)]
 
 
 def _texts(field: str, row: Prompt, loss: str) -> tuple[str, ...]:
