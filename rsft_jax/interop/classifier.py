@@ -254,6 +254,9 @@ def save_classifier(
         form that is not written here.
     """
     config, tokenizer = classifier.model.config, classifier.tokenizer
+    if classifier.pad_id is not None and classifier.pad_id < tokenizer.vocab_size:
+        # Transformers fills rows with the tokenizer's token and looks for that of the model.
+        tokenizer = tokenizer.with_pad(classifier.pad_id)
     family = family_of(config)
     body = {name: tree for name, tree in classifier.params.items() if name != SCORE}
     tensors = tensors_from_params(family, config, body)

@@ -54,6 +54,10 @@ def test_a_classifier_is_the_same_after_its_folder(classifier, folder):
     assert config["architectures"] == ["LlamaForSequenceClassification"]
     assert config["id2label"] == {"0": "score"}
     assert config["label2id"] == {"score": 0}
+    # What fills rows is one token to the model and to the tokenizer, whatever that had before.
+    assert config["pad_token_id"] == classifier.pad_id == again.tokenizer.pad_id
+    save_classifier(folder.parent / "other", dataclasses.replace(classifier, pad_id=256))
+    assert load_classifier(folder.parent / "other").tokenizer.pad_id == 256
     tensors = load_file(folder / "model.safetensors")
     assert tensors["score.weight"].shape == (1, 64)
     assert "lm_head.weight" not in tensors
