@@ -95,7 +95,7 @@ def pair_batches(
     Example:
       >>> (batch,) = pair_batches([[1, 2], [3]], [[4], [5]], batch_size=2)
       >>> batch.inputs.tokens.shape, batch.inputs.lengths.tolist()
-      ((2, 2, 32), [[1, 1], [2, 1]])
+      ((2, 2, 2), [[1, 1], [2, 1]])
     """
     if len(chosen) != len(rejected):
         raise ValueError(
