@@ -15,6 +15,7 @@ from rsft_jax.rewards.guarded import GuardedReward, RewardError, ScoreReport, as
 from rsft_jax.rewards.length import length_penalty
 from rsft_jax.rewards.offensive import offensive
 from rsft_jax.rewards.readability import reading_ease
+from rsft_jax.rewards.refusal import REFUSALS, refusal
 from rsft_jax.rewards.repetition import repetition
 from rsft_jax.rewards.sentiment import polarity, sentiment
 from rsft_jax.rewards.terms import PromptRow, Term
@@ -26,6 +27,7 @@ from rsft_jax.rewards.texts import (
 from rsft_jax.texts import split_sentences, split_words
 
 __all__ = [
+    "REFUSALS",
     "Among",
     "Answer",
     "ColumnReward",
@@ -48,6 +50,7 @@ __all__ = [
     "offensive",
     "polarity",
     "reading_ease",
+    "refusal",
     "repetition",
     "sentiment",
     "split_sentences",
