@@ -48,8 +48,9 @@ def refusal(phrases: Sequence[str] = REFUSALS) -> RewardFn:
 
     A text refuses if one of the phrases stands, as whole words, in its first two sentences, what is
     in double quotation marks left out: a person in a story may say that she can't help. Compared
-    are lower-case letters with straight apostrophes and single blanks, where "cannot" and "can not"
-    are "can't", "I am" is "I'm" and "do not" is "don't". It is a penalty: give it a negative weight.
+    are lower-case letters with straight apostrophes and single blanks, where "cannot" and "can
+    not" are "can't", "I am" is "I'm" and "do not" is "don't". It is a penalty: give it a negative
+    weight.
 
     A list of phrases sees neither a refusal in other words nor one that comes late, and takes "I
     can't help laughing" for one. An empty text is none: give `length_penalty` a minimum.
@@ -60,7 +61,7 @@ def refusal(phrases: Sequence[str] = REFUSALS) -> RewardFn:
     Raises:
       ValueError: there is no phrase, or one without a word.
 
-    >>> refusal()(["p"], [["I'm sorry, but I cannot help with that.", "'Fore!' I cried. I am here."]])
+    >>> refusal()(["p"], [["I'm sorry, but I cannot help with that.", "I am sorry, he said."]])
     array([[1., 0.]])
 
     Source: after the lists of Zou et al., Universal and transferable adversarial attacks on aligned

@@ -29,16 +29,16 @@ FILE = Path(__file__).with_name("prompts.jsonl")
 
 
 def prompt_rows() -> Iterator[Row]:
-    """Every template with every group word, and the controls; training prompts first."""
+    """Every template with every group word, and the controls, which are held out."""
     for split, kinds in TEMPLATES.items():
         for kind, texts in kinds.items():
             for number, text in enumerate(texts, 1):
                 template = f"{split}-{kind}-{number:02d}"
                 for group in GROUPS:
                     yield _row(template, group, split, kind, text.format(group=group))
-        for number, (text, words) in enumerate(CONTROLS[split], 1):
-            template = f"{split}-control-{number:02d}"
-            yield _row(template, NO_GROUP, split, "control", text) | {"words": list(words)}
+    for number, (text, words) in enumerate(CONTROLS, 1):
+        row = _row(f"heldout-control-{number:02d}", NO_GROUP, "heldout", "control", text)
+        yield row | {"words": list(words)}
 
 
 def _row(template: str, group: str, split: str, kind: str, prompt: str) -> Row:
