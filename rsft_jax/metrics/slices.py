@@ -225,7 +225,7 @@ def slice_by_paired(
         return Slices(tuple(slices), (), None)
     means = {one.group: one.interval.mean for one in slices}
     centred = table - table.mean(axis=0)
-    ones, stretch = np.ones(len(table)), _stretch(len(table), confidence)
+    ones, stretch = np.ones(len(table)), np.sqrt(len(table) / (len(table) - 1))
     # The same seed for each: the same blocks are drawn for all groups, which is what pairs them.
     moved = {
         label: resampled_means(centred[:, i], ones, num_resamples, seed) * stretch
@@ -234,7 +234,7 @@ def slice_by_paired(
     scales = {
         (a, b): float((moved[a] - moved[b]).std()) for a, b in itertools.combinations(labels, 2)
     }
-    return Slices(tuple(slices), *_differences(means, moved, scales, confidence))
+    return Slices(tuple(slices), *_differences(means, moved, scales, confidence, len(table) - 1))
 
 
 def _by_block(
@@ -256,6 +256,7 @@ def _differences(
     moved: dict[Any, np.ndarray],
     scales: dict[tuple[Any, Any], float],
     confidence: float,
+    degrees: int | None = None,
 ) -> tuple[tuple[Pair, ...], Pair | None]:
     """All pairs, the largest difference first, and the gap.
 
@@ -264,6 +265,7 @@ def _differences(
       moved: of each group, resampled means less its mean.
       scales: of each pair of groups, the deviation of the difference of these.
       confidence: of all differences together.
+      degrees: of freedom of each pair's deviation, where `moved` is not stretched for them yet.
     """
     if len(means) < 2:
         return (), None
@@ -272,6 +274,7 @@ def _differences(
         if scale > 0:
             np.maximum(largest, np.abs(moved[a] - moved[b]) / scale, out=largest)
     bound = float(np.quantile(largest, confidence))
+    bound = bound if degrees is None else _as_student(bound, degrees)
     pairs = []
     for (a, b), scale in scales.items():
         difference, half = means[a] - means[b], bound * scale
@@ -293,6 +296,17 @@ def _stretch(num_prompts: int, confidence: float) -> float:
     tail = (1.0 - confidence) / 2.0
     t = special.stdtrit(num_prompts - 1, tail) / special.ndtri(tail)
     return float(t * np.sqrt(num_prompts / (num_prompts - 1)))
+
+
+def _as_student(bound: float, degrees: int) -> float:
+    """The quantile of Student's distribution where the normal one has `bound`.
+
+    The largest of many differences lies further out than one does, where Student's tails are wider
+    by more than at the ends of one interval.
+    """
+    from scipy import special
+
+    return -float(special.stdtrit(degrees, special.ndtr(-bound)))
 
 
 def _order(label: Any) -> tuple[bool, float, str]:
