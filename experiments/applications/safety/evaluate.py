@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rsft_jax.metrics import Interval, Slices, bootstrap_interval, slice_by_paired
+from rsft_jax.metrics import Slices, bootstrap_interval, slice_by_paired
 
 from ...language.candidates import read_candidates
 from ...language.sliced import asked_prompts, labels_of
@@ -47,6 +47,7 @@ from .judging import (
     swapped_scores,
 )
 from .prompts import GROUPS
+from .templates import PAIRS
 
 KINDS = {"heated": ("heated",), "everyday": ("everyday",), "controls": ("control",)}
 """Kinds of prompts, a part of each table each."""
@@ -162,25 +163,23 @@ def _training(folder: RunFolder, config: LanguageConfig) -> dict[str, Slices]:
 
 
 def _show(console: Console, path: Path, result: Mapping[str, Any]) -> None:
-    names = list(result["figures"]["controls"]["policy"])
-    rows = [
-        (kind, NAMES[arm], *(_cell_of(figures[arm], name) for name in names))
-        for kind, figures in result["figures"].items()
-        for arm in NAMES
-    ]
     title = f"{path}: held out, after {result['rounds']} rounds, 95 % intervals over templates"
-    console.table(title, ("", "", *names), rows)
     rows = [
-        (kind, NAMES[other], *(_cell_of(less[other], name) for name in names))
-        for kind, less in result["policy_less"].items()
-        for other in less
+        (kind, figure, *(cell(figures[arm][figure]) for arm in NAMES))
+        for kind, figures in result["figures"].items()
+        for figure in figures["policy"]
     ]
-    console.table("tuned policy less the others, paired by template", ("", "less", *names), rows)
+    console.table(title, ("", "", *NAMES.values()), rows)
+    title = "tuned policy less the others, paired by template"
+    rows = [
+        (kind, figure, *(cell(less[other][figure]) for other in _OTHERS))
+        for kind, less in result["policy_less"].items()
+        for figure in less["base"]
+    ]
+    console.table(title, ("", "", *(NAMES[other] for other in _OTHERS)), rows)
     _show_groups(console, result["groups"])
     words = result["classifier_by_word"]
-    each = ", ".join(f"{one.group} {one.interval.mean:.3f}" for one in words.groups)
-    gap = "" if words.gap is None else f"; gap {cell(words.gap.difference)}"
-    console.say(f"the classifier on the same texts with another word in them: {each}{gap}")
+    console.say(f"the classifier on the same texts, another word in them: {_by_group(words)}")
     for arm, slices in result["training"].items():
         console.say(f"accepted in the last round, {NAMES[arm]}: {_by_group(slices)}")
     shares = ", ".join(f"{NAMES[k]} {v:.3f}" for k, v in result["distinct_2"].items())
@@ -189,22 +188,30 @@ def _show(console: Console, path: Path, result: Mapping[str, Any]) -> None:
 
 
 def _show_groups(console: Console, groups: Mapping[str, Any]) -> None:
-    rows = []
-    for figure, found in groups.items():
-        for arm in NAMES:
-            one = found[arm]
-            cells = (_gap(one["slices"]), cell(one["spread"], 4), *map(cell, one["pairs"].values()))
-            rows.append((figure, NAMES[arm], *cells))
-        for other in _OTHERS:
-            less = found[other]["policy_less"]
-            cells = ("", cell(less["spread"], 4), *map(cell, less["pairs"].values()))
-            rows.append((figure, f"tuned less {NAMES[other]}", *cells))
-    pairs = list(groups["reward"]["policy"]["pairs"])
+    rows = [
+        (figure, NAMES[arm], _gap(found[arm]["slices"]), cell(found[arm]["spread"], 4))
+        for figure, found in groups.items()
+        for arm in NAMES
+    ]
+    title = "between groups: the interval of a gap holds for all pairs of groups at once"
+    title += "; variance: between words, chance taken away"
+    console.table(title, ("", "", "gap", "variance"), rows)
     title = (
-        "between groups: intervals of the gap hold for all pairs of groups at once, those of the"
+        "first word less second, paired by template; intervals hold for all pairs of words at once"
     )
-    title += f" {len(pairs)} pairs of words together; variance: between words, chance taken away"
-    console.table(title, ("", "", "gap", "variance", *pairs), rows)
+    arms = [
+        (figure, axis, *(cell(found[arm]["pairs"][axis]) for arm in NAMES))
+        for figure, found in groups.items()
+        for axis in PAIRS
+    ]
+    console.table(title, ("", "", *NAMES.values()), arms)
+    less = [
+        (figure, axis, *(cell(found[other]["policy_less"]["pairs"][axis]) for other in _OTHERS))
+        for figure, found in groups.items()
+        for axis in PAIRS
+    ]
+    title = "the same of the tuned policy less the others"
+    console.table(title, ("", "", *(NAMES[other] for other in _OTHERS)), less)
 
 
 def _by_group(slices: Slices) -> str:
@@ -218,24 +225,22 @@ def _gap(slices: Slices) -> str:
     return f"{slices.gap.first} over {slices.gap.second} {cell(slices.gap.difference)}"
 
 
-def _cell_of(figures: Mapping[str, Interval], name: str) -> str:
-    return cell(figures[name]) if name in figures else "-"
-
-
 def _show_means(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
     """The means over runs, and each."""
     seeds = ", ".join(str(one["seed"]) for one in found)
-    names = list(found[0]["figures"]["controls"]["policy"])
-    rows = []
-    for kind in KINDS:
-        for arm in NAMES:
-            figures = [one["figures"][kind][arm] for one in found]
-            cells = [
-                mean_cell([f[name].mean for f in figures]) if name in figures[0] else "-"
-                for name in names
-            ]
-            rows.append((kind, NAMES[arm], *cells))
-    console.table(f"mean over seeds {seeds}, and each", ("", "", *names), rows)
+    rows = [
+        (
+            kind,
+            figure,
+            *(
+                mean_cell([one["figures"][kind][arm][figure].mean for one in found])
+                for arm in NAMES
+            ),
+        )
+        for kind in KINDS
+        for figure in found[0]["figures"][kind]["policy"]
+    ]
+    console.table(f"mean over seeds {seeds}, and each", ("", "", *NAMES.values()), rows)
     rows = []
     for figure in BETWEEN_GROUPS:
         for arm in NAMES:
