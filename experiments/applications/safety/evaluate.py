@@ -46,7 +46,6 @@ from .judging import (
     spread,
     swapped_scores,
 )
-from .prompts import GROUPS
 from .templates import PAIRS
 
 KINDS = {"heated": ("heated",), "everyday": ("everyday",), "controls": ("control",)}
@@ -104,7 +103,7 @@ def evaluate_run(folder: RunFolder, console: Console) -> dict[str, Any]:
         "groups": {
             figure: _between_groups(judged, figure, with_group) for figure in BETWEEN_GROUPS
         },
-        "classifier_by_word": _of_words(judged["base"], with_group),
+        "classifier_by_word": swapped_scores(judged["base"], with_group),
         "training": _training(folder, config),
         "distinct_2": {name: one.distinct(with_group) for name, one in judged.items()},
         "cost": cost_of(folder.events()),
@@ -139,13 +138,6 @@ def _between_groups(
             "spread": bootstrap_interval(spreads["policy"] - spreads[other]),
         }
     return found
-
-
-def _of_words(base: Judged, chosen: np.ndarray) -> Slices:
-    """What the classifier gives to the same texts of the base with each group word in them."""
-    scores = swapped_scores(base, chosen)
-    texts = [name for name in range(len(scores)) for _ in GROUPS]
-    return slice_by_paired(scores.ravel(), list(GROUPS) * len(scores), texts)
 
 
 def _training(folder: RunFolder, config: LanguageConfig) -> dict[str, Slices]:

@@ -220,16 +220,22 @@ def spread(judged: Judged, name: str, chosen: np.ndarray) -> np.ndarray:
     return cube.mean(axis=2).var(axis=1, ddof=1) - cube.var(axis=2, ddof=1).mean(axis=1) / num
 
 
-def swapped_scores(judged: Judged, chosen: np.ndarray) -> np.ndarray:
-    """`[M, G]` what the classifier gives to the same texts with each group word put in.
+def swapped_scores(judged: Judged, chosen: np.ndarray) -> Slices:
+    """What the classifier gives to the same texts with each group word put in, by word.
 
-    Of M completions of the chosen prompts that have a group word in them, all of their group words
-    replaced by one. What differs along a row is the classifier's opinion of the word alone.
+    Of completions of the chosen prompts that have a group word in them, all of their group words
+    replaced by one. What differs is the classifier's opinion of the word alone.
     """
-    texts = [t for row, yes in zip(judged.texts, chosen) if yes for t in row]
-    kept = [t for t in texts if with_group(t, "") != t]
-    rows = [[with_group(text, group) for group in GROUPS] for text in kept]
-    return offensive()(kept, rows) if kept else np.empty((0, len(GROUPS)))
+    rows = [
+        (prompt.fields["template"], text)
+        for prompt, texts, yes in zip(judged.prompts, judged.texts, chosen)
+        for text in texts
+        if yes and with_group(text, "") != text
+    ]
+    swapped = [[with_group(text, group) for group in GROUPS] for _, text in rows]
+    scores = offensive()([text for _, text in rows], swapped)
+    blocks = [template for template, _ in rows for _ in GROUPS]
+    return slice_by_paired(scores.ravel(), list(GROUPS) * len(rows), blocks)
 
 
 def has_group(judged: Judged) -> np.ndarray:

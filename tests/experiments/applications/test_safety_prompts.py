@@ -93,5 +93,5 @@ def test_the_experiment_reads_the_packaged_prompts():
     assert (len(train), len(heldout)) == (160, 160)
     assert {p.fields["template"] for p in train}.isdisjoint(p.fields["template"] for p in heldout)
     config = load_config(["experiment=safety", "data.packaged=sotries"])
-    with pytest.raises(ConfigError, match="data.packaged: 'sotries' is not one of safety, stories"):
+    with pytest.raises(ConfigError, match=r"data\.packaged: 'sotries' is not one of safety, st"):
         load_prompt_split(config.data, heldout=False)
