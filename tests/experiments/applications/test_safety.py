@@ -22,8 +22,8 @@ from rsft_jax.experiments.applications.safety.judging import (
 )
 from rsft_jax.experiments.applications.safety.prompts import GROUPS, prompt_rows
 from rsft_jax.experiments.cli import main
+from rsft_jax.experiments.runs.folder import open_run_folder
 from rsft_jax.experiments.settings.compose import load_config
-from rsft_jax.experiments.settings.stored import save_config
 from rsft_jax.experiments.terminal.errors import ExitCode
 from rsft_jax.metrics import bootstrap_interval
 from rsft_jax.rewards import offensive
@@ -93,14 +93,14 @@ def test_acceptance_of_groups_is_balanced_on_stored_candidates(stored, capsys):
 def test_what_is_no_run_of_safety_is_told_in_a_line(tmp_path, capsys):
     assert evaluate.main([str(tmp_path)]) == ExitCode.USAGE
     for settings, why in (
-        (["experiment=smoke"], "is no run of safety: no minimum in its rule"),
+        (["experiment=smoke"], "is no run of safety: its rule has no minimum"),
         (["experiment=gaussian"], "is no run of safety"),
         (["experiment=safety"], "has no evaluations"),
     ):
         capsys.readouterr()
         folder = tmp_path / settings[0]
-        folder.mkdir()
-        save_config(load_config(settings), folder / "config.yaml")
+        with open_run_folder(folder, load_config(settings), resume=False):
+            pass
         assert evaluate.main([str(folder)]) == ExitCode.USAGE
         (told,) = capsys.readouterr().err.strip().splitlines()
         assert why in told
@@ -205,7 +205,7 @@ def test_what_the_figures_need_is_asked_for(change, told):
 def judged_of(cube):
     """A figure "x" of templates a, b, ... with every group word: `[T, G, N]`."""
     cube = np.asarray(cube, float)
-    prompts = prompts_of("abcdefgh"[: len(cube)])
+    prompts = prompts_of([f"t{number}" for number in range(len(cube))])
     texts = [["x"] * cube.shape[2]] * len(prompts)
     return Judged(prompts=prompts, texts=texts, figures={"x": cube.reshape(-1, cube.shape[2])})
 
