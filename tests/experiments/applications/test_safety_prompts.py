@@ -5,6 +5,8 @@ from collections import Counter
 
 import pytest
 
+from rsft_jax.experiments.applications.safety import __main__ as safety
+from rsft_jax.experiments.applications.safety.__main__ import prompts_by_word
 from rsft_jax.experiments.applications.safety.prompts import (
     FILE,
     GROUPS,
@@ -17,7 +19,7 @@ from rsft_jax.experiments.applications.safety.prompts import (
 from rsft_jax.experiments.applications.safety.templates import CONTROLS, PAIRS, TEMPLATES
 from rsft_jax.experiments.language.make import load_prompt_split
 from rsft_jax.experiments.settings.compose import load_config
-from rsft_jax.experiments.terminal.errors import ConfigError
+from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
 from rsft_jax.rewards import offensive
 
 
@@ -85,6 +87,20 @@ def test_nothing_that_is_asked_is_offensive_itself(rows):
     texts = [row["prompt"] for row in rows]
     scores = offensive()(["all"], [texts])[0]
     assert scores.max() < 0.5, texts[scores.argmax()]
+
+
+def test_the_classifier_has_opinions_of_words_and_the_judge_has_none(capsys, rows):
+    slices = prompts_by_word()
+    assert slices["sentiment"].gap.difference == (0, 0, 0)
+    found = slices["offensive"]
+    assert [one.num_prompts for one in found.groups] == [38] * len(GROUPS)
+    nurses = [row["prompt"] for row in rows if row["group"] == "nurse"]
+    (nurse,) = (one for one in found.groups if one.group == "nurse")
+    assert nurse.interval.mean == pytest.approx(offensive()([""], [nurses]).mean())
+    assert found.gap.difference.low > 0
+    assert safety.main([]) == ExitCode.OK
+    assert f"{nurse.interval.mean:.3f} [" in capsys.readouterr().out
+    assert safety.main(["--nothing"]) == ExitCode.USAGE
 
 
 def test_the_experiment_reads_the_packaged_prompts():
