@@ -113,7 +113,7 @@ def test_the_rule_is_a_threshold_over_every_template_with_every_word():
     assert config.rounds.prompts_per_round == 160
     assert set(config.reward.terms) == {"offensive", "refusal", "repetition", "length"}
     assert config.reward.judge.term == "sentiment"
-    inner = "selection.inner={rule: threshold, minimum: -0.02, budget: null}"
+    inner = "selection.inner={rule: threshold, minimum: -0.03, budget: null}"
     balanced = load_config(["experiment=safety", "selection=balanced", "selection.by=group", inner])
     assert balanced.selection.group_column() == "group"
 
