@@ -135,7 +135,8 @@ def _candidates(config: LanguageConfig) -> str:
 
 def _data(tuned: TunedPolicy) -> str:
     config, setup = tuned.config, tuned.setup
-    name = "the story prompts of rsft_jax" if config.data.path is None else config.data.path
+    packaged = f"the packaged prompts of {config.data.packaged}"
+    name = packaged if config.data.path is None else config.data.path
     return (
         f"{Path(name).name}: {len(setup.train.prompts)} prompts to train on, "
         f"{len(setup.heldout.prompts)} held out"

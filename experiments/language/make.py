@@ -29,7 +29,7 @@ from ..settings.typed import to_dict
 from ..terminal.errors import ConfigError, one_line, shown
 from . import assets, tiny
 
-_STORIES = Path(__file__).parents[1] / "applications" / "stories" / "prompts.jsonl"
+_APPLICATIONS = Path(__file__).parents[1] / "applications"
 
 
 def load_policy(policy: schema.PolicyConfig, allowed: Sequence[str] = ()) -> Pretrained:
@@ -93,7 +93,7 @@ def _hint(made_by: str | None, error: Exception) -> str:
 
 def load_prompt_split(data: schema.DataConfig, *, heldout: bool) -> list[Prompt]:
     """Reads the training or the held-out prompts."""
-    path = _STORIES if data.path is None else Path(data.path)
+    path = _packaged_prompts(data.packaged) if data.path is None else Path(data.path)
     split = data.heldout_split if heldout else data.train_split
     limit = data.max_heldout_prompts if heldout else data.max_train_prompts
     try:
@@ -107,6 +107,15 @@ def load_prompt_split(data: schema.DataConfig, *, heldout: bool) -> list[Prompt]
     if not found.prompts:
         raise ConfigError(f"data.path: {path}; has no usable prompt of the split {split!r}")
     return list(found.prompts)
+
+
+def _packaged_prompts(application: str) -> Path:
+    """The prompts that come with an application."""
+    there = {path.parent.name: path for path in sorted(_APPLICATIONS.glob("*/prompts.jsonl"))}
+    if application not in there:
+        known = ", ".join(there)
+        raise ConfigError(f"data.packaged: {shown(application)} is not one of {known}")
+    return there[application]
 
 
 def sampling_params(

@@ -7,6 +7,7 @@
 | `prompt_means`, `compare_paired` | The same from prompt ids and scores as a file holds them |
 | `verdict` | Does an interval decide anything? |
 | `slice_by` | Which groups of prompts get more than others, and is the gap sure? |
+| `slice_by_paired` | And where prompts differ in nothing but their group? |
 | `pass_at_k`, `majority_at_k` | Is one of k candidates right, or what most of them say? |
 | `last_number` | What do they say? |
 | `distinct_n`, `self_bleu` | How different are texts from one another? |
@@ -40,7 +41,7 @@ from rsft_jax.metrics.ranking import (
     novelty,
     top_items,
 )
-from rsft_jax.metrics.slices import Pair, Slice, Slices, slice_by
+from rsft_jax.metrics.slices import Pair, Slice, Slices, slice_by, slice_by_paired
 
 __all__ = [
     "Interval",
@@ -65,6 +66,7 @@ __all__ = [
     "prompt_means",
     "self_bleu",
     "slice_by",
+    "slice_by_paired",
     "spearman",
     "spearman_interval",
     "top_items",

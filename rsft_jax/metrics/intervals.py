@@ -105,7 +105,7 @@ def paired_difference_interval(
       >>> paired_difference_interval([2.0, 5.0, 9.0], [1.0, 4.0, 8.0])
       Interval(mean=1.0, low=1.0, high=1.0)
     """
-    first, second = _prompt_means(a, "a"), _prompt_means(b, "b")
+    first, second = prompt_means_of(a, "a"), prompt_means_of(b, "b")
     if len(first) != len(second):
         raise ValueError(
             f"a and b must hold the same prompts: {len(first)} in a, {len(second)} in b"
@@ -177,7 +177,20 @@ def expanded_quantiles(num_prompts: int, confidence: float) -> tuple[float, floa
     return low, 1.0 - low
 
 
-def _prompt_means(values: ArrayLike, name: str) -> np.ndarray:
+def prompt_means_of(values: ArrayLike, name: str) -> np.ndarray:
+    """`[P]` the mean score of each prompt, NaN where there is none.
+
+    Args:
+      values: `[P]` or `[P, N]`; NaN is left out.
+      name: how errors call them.
+
+    Raises:
+      ValueError: values of another rank.
+
+    Example:
+      >>> prompt_means_of([[1.0, 3.0], [np.nan, np.nan]], "values")
+      array([ 2., nan])
+    """
     rows = np.asarray(values, dtype=np.float64)
     if rows.ndim not in (1, 2):
         raise ValueError(f"{name} must have the shape [P] or [P, N], got {rows.shape}")

@@ -16,6 +16,7 @@ from rsft_jax.rewards.learned import LearnedReward, TextScorer, learned
 from rsft_jax.rewards.length import length_penalty
 from rsft_jax.rewards.offensive import offensive
 from rsft_jax.rewards.readability import reading_ease
+from rsft_jax.rewards.refusal import REFUSALS, refusal
 from rsft_jax.rewards.repetition import repetition
 from rsft_jax.rewards.sentiment import polarity, sentiment
 from rsft_jax.rewards.terms import PromptRow, Term
@@ -27,6 +28,7 @@ from rsft_jax.rewards.texts import (
 from rsft_jax.texts import split_sentences, split_words
 
 __all__ = [
+    "REFUSALS",
     "Among",
     "Answer",
     "ColumnReward",
@@ -52,6 +54,7 @@ __all__ = [
     "offensive",
     "polarity",
     "reading_ease",
+    "refusal",
     "repetition",
     "sentiment",
     "split_sentences",

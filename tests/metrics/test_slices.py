@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rsft_jax.metrics import bootstrap_interval, slice_by
+from rsft_jax.metrics import (
+    bootstrap_interval,
+    paired_difference_interval,
+    slice_by,
+    slice_by_paired,
+)
 
 NAN = float("nan")
 
@@ -113,3 +118,73 @@ def test_the_bootstrap_of_the_extremes_does_not_cover():
 def test_slices_refuse_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def crossed(blocks, groups, values):
+    """Values `[B, G]` as prompts: values, labels of groups, labels of blocks."""
+    pairs = [(block, group) for block in blocks for group in groups]
+    return np.ravel(values), [group for _, group in pairs], [block for block, _ in pairs]
+
+
+def test_what_a_block_does_to_all_its_prompts_cancels_in_the_difference():
+    """Group b has 1 more than a in every block, however far blocks are apart."""
+    effect = np.array([0.0, 50.0, -3.0, 7.0])[:, None]
+    found = slice_by_paired(*crossed("wxyz", "ab", effect + np.arange(2)))
+    assert (found.gap.first, found.gap.second) == ("b", "a")
+    assert found.gap.difference == pytest.approx((1.0, 1.0, 1.0))
+    assert slice_by(*crossed("wxyz", "ab", effect + np.arange(2))[:2]).gap.difference.high > 20
+
+
+def test_paired_means_are_those_of_blocks_by_hand():
+    """Block x: a is (1 + 3) / 2, b is 4; y: a is 6, b is 8; z has no b and is left out."""
+    values = [[1.0, NAN], [3.0, 3.0], [4.0, 4.0], [6.0, 6.0], [8.0, 8.0], [99.0, 99.0]]
+    found = slice_by_paired(values, list("aababa"), list("xxxyyz"))
+    assert [one.interval.mean for one in found.groups] == [4.0, 6.0]
+    assert [one.num_prompts for one in found.groups] == [3, 2]
+    assert found.groups[0].interval == bootstrap_interval([2.0, 6.0])
+    assert found.gap.difference.mean == 2.0
+
+
+def test_blocks_are_drawn_whole_and_not_their_prompts():
+    """A hundred prompts alike in each of five blocks say as much as one."""
+    rng = np.random.default_rng(3)
+    table = rng.normal(size=(5, 2))
+    one = slice_by_paired(*crossed(range(5), "ab", table))
+    values, groups, blocks = crossed(range(5), "ab", table)
+    many = slice_by_paired(np.tile(values, 100), groups * 100, blocks * 100)
+    assert many.gap.difference == pytest.approx(one.gap.difference)
+
+
+def test_of_two_groups_the_gap_has_about_the_interval_of_the_paired_difference():
+    rng = np.random.default_rng(4)
+    table = rng.normal(size=(30, 2)) + np.array([0.0, 2.0])
+    gap = slice_by_paired(*crossed(range(30), "ab", table)).gap.difference
+    pair = paired_difference_interval(table[:, 1], table[:, 0])
+    assert gap == pytest.approx(pair, abs=0.05)
+
+
+def test_without_two_whole_blocks_there_is_no_gap():
+    found = slice_by_paired([1.0, 2.0, 3.0], ["a", "b", "a"], [1, 1, 2])
+    assert [one.interval.mean for one in found.groups] == [1.0, 2.0]
+    assert np.isnan(found.groups[0].interval.low)
+    assert found.gap is None
+    empty = slice_by_paired([1.0, 2.0], ["a", "b"], [1, 2])
+    assert np.isnan([one.interval.mean for one in empty.groups]).all()
+    assert slice_by_paired([], [], []).groups == ()
+    with pytest.raises(ValueError, match="groups and blocks must have one label for each"):
+        slice_by_paired([1.0, 2.0], ["a", "b"], [1])
+
+
+def test_the_paired_gap_is_covered_and_by_less_width_than_apart():
+    """Blocks that differ by as much as prompts do; 0.93 of 600 such sets by a longer simulation."""
+    rng, count, widths = np.random.default_rng(5), 0, []
+    for seed in range(150):
+        table = rng.normal(size=(20, 1)) * 3 + rng.normal(size=(20, 4))
+        rows = crossed(range(20), range(4), table)
+        paired = slice_by_paired(*rows, num_resamples=300, seed=seed).gap.difference
+        apart = slice_by(*rows[:2], num_resamples=300, seed=seed).gap.difference
+        count += paired.low <= 0 <= paired.high
+        widths.append((paired.high - paired.low) / (apart.high - apart.low))
+    low, high = stats.binomtest(count, 150).proportion_ci(0.999)
+    assert low <= 0.93 <= high
+    assert np.mean(widths) < 0.6

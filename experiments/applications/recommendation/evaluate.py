@@ -8,7 +8,6 @@ novelty, and figures by age, gender and activity. Written to recommendation.json
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +24,8 @@ from ...runs.folder import RunFolder, existing_run
 from ...terminal.console import Console
 from ...terminal.errors import ConfigError, ExitCode
 from ...terminal.failures import complain
-from ...terminal.files import write_whole
 from ...terminal.parser import Parser
+from ..evaluation import write_result
 from .baselines import factorisation, known_before_test, popularity
 from .groups import group_of
 from .judging import (
@@ -119,7 +118,7 @@ def evaluate_run(
         "groups": {by: _groups(by, judged, log_probs, users, accepted) for by in GROUPINGS},
     }
     _show(console, folder.path, result)
-    write_whole(folder.path / "recommendation.json", json.dumps(_plain(result), indent=1) + "\n")
+    write_result(folder.path / "recommendation.json", result)
     return result
 
 
@@ -222,17 +221,6 @@ def _show_means(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
 
 def _mean_of(value: Interval | float) -> float:
     return value.mean if isinstance(value, Interval) else float(value)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can say: tuples with names as objects."""
-    if hasattr(value, "_asdict"):
-        return {name: _plain(item) for name, item in value._asdict().items()}
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 if __name__ == "__main__":

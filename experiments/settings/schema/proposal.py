@@ -57,7 +57,7 @@ class DataConfig:
     """The prompts.
 
     Attributes:
-      path: a JSONL file with `id`, `prompt` and `split`; null takes the packaged story prompts.
+      path: a JSONL file with `id`, `prompt` and `split`; null takes prompts that are packaged.
       train_split: value of `split` that marks prompts to train on.
       heldout_split: value of `split` that marks prompts to evaluate on; another than train_split.
       max_train_prompts: use the first so many of the split; null uses all.
@@ -65,6 +65,7 @@ class DataConfig:
       assistant_last: what becomes of a chat that ends with words of the assistant: refuse it, or
         continue them: a completion, and what rewards see as one, is then the rest of that message.
       made_by: the command that makes what `path` names, told where it is not there; null for none.
+      packaged: where path is null: the application whose prompts are taken.
     """
 
     path: str | None
@@ -74,6 +75,7 @@ class DataConfig:
     max_heldout_prompts: int | None
     assistant_last: Literal["refuse", "continue"] = "refuse"
     made_by: str | None = None
+    packaged: str = "stories"
 
     def check(self) -> None:
         """Checks the ranges."""

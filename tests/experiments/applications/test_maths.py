@@ -57,7 +57,7 @@ def test_smoke_end_to_end(tmp_path, prepared, capsys):
     events = made.events()
     trained = next(e for e in events if e["event"] == "round" and e["arm"] == "policy")
     assert trained["num_accepted"] == 24
-    assert trained["steps"] == 3
+    assert trained["steps"] == 6  # two passes
     assert evaluate.main([str(made.path)]) == ExitCode.OK
     shown = capsys.readouterr().out
     assert "tuned policy less the others, paired by prompt" in shown

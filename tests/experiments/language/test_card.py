@@ -54,7 +54,7 @@ def test_the_card_says_what_the_run_was(tmp_path):
     assert rows["its law"][0].startswith("consistent: ")  # max_reward is estimated
     assert rows["rounds"] == ["2 of 2, 6 prompts each"]
     assert rows["candidates"] == ["4 a prompt, temperature 1, at most 12 tokens"]
-    assert rows["data"] == ["the story prompts of rsft_jax: 12 prompts to train on, 4 held out"]
+    assert rows["data"] == ["the packaged prompts of stories: 12 prompts to train on, 4 held out"]
     assert rows["trained"][0].startswith("lora, rank ")
     assert "`load tuned on me/base`" in body
     assert str(tmp_path) not in body
