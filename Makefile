@@ -10,7 +10,7 @@ ACCELERATOR ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda12,cpu)
 # Most of a test is compiling on one core; the files of the suite are shared out to two processes.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: run test test-slow test-interop lint bench clean
+.PHONY: run test test-variants test-slow test-interop lint bench clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PY) -m venv $(VENV)
@@ -27,6 +27,10 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+# What `test` leaves out of several cases alike.
+test-variants: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "variant and not slow" $(PARALLEL) $(ARGS)
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)

@@ -5,6 +5,7 @@ datasets may spell them, so `encode` never produces one, and `encode_chat` produ
 chat template itself wrote and no others.
 """
 
+import copy
 import functools
 import json
 import re
@@ -58,18 +59,54 @@ class Tokenizer:
         chat_template: str | None = None,
         named_templates: Mapping[str, str] | None = None,
     ) -> None:
-        also_stop = tuple(also_stop)
-        stops = None if stop_token_ids is None else tuple(dict.fromkeys(stop_token_ids))
         self._text = _backend(definition)
         # Ids may have holes, so this is the largest id and not the count.
         self.vocab_size = max(self._text.get_vocab(with_added_tokens=True).values()) + 1
+        self._use(bos_id, eos_id, pad_id, stop_token_ids, also_stop, chat_template, named_templates)
+
+    def with_options(
+        self,
+        *,
+        bos_id: int | None = None,
+        eos_id: int | None = None,
+        pad_id: int | None = None,
+        stop_token_ids: Iterable[int] | None = None,
+        also_stop: Iterable[int] = (),
+        chat_template: str | None = None,
+        named_templates: Mapping[str, str] | None = None,
+    ) -> "Tokenizer":
+        """The same vocabulary with these options, all of them, and nothing read again.
+
+        The arguments and errors are those of `Tokenizer`.
+
+        >>> tokenizer = Tokenizer.from_bpe([*byte_alphabet(), "<|end|>"], [], special_ids=[256])
+        >>> tokenizer.with_options(eos_id=256).eos_id, tokenizer.eos_id
+        (256, None)
+        """
+        made = copy.copy(self)
+        made._use(bos_id, eos_id, pad_id, stop_token_ids, also_stop, chat_template, named_templates)
+        return made
+
+    def _use(
+        self,
+        bos_id: int | None,
+        eos_id: int | None,
+        pad_id: int | None,
+        stop_token_ids: Iterable[int] | None,
+        also_stop: Iterable[int],
+        chat_template: str | None,
+        named_templates: Mapping[str, str] | None,
+    ) -> None:
+        """Sets everything but the vocabulary."""
+        also_stop = tuple(also_stop)
+        stops = None if stop_token_ids is None else tuple(dict.fromkeys(stop_token_ids))
         named = [("bos_id", bos_id), ("eos_id", eos_id), *(("also_stop", i) for i in also_stop)]
         named += [("stop_token_ids", i) for i in stops or ()]
         for name, value in (*named, ("pad_id", pad_id)):
             if value is not None and not 0 <= value < self.vocab_size:
                 raise ValueError(f"{name} must be in [0, {self.vocab_size}), got {value}")
         if unflagged := _unflagged(self._text, [i for _, i in named if i is not None]):
-            self._text = _backend(_flagged(definition, unflagged))
+            self._text = _backend(_flagged(self.definition, unflagged))
         self._special: Any = None
         self._renamed: tuple[str, Any] = ("", None)
         added = self._text.get_added_tokens_decoder()

@@ -43,8 +43,8 @@ def read_tokenizer(path: Path, model_config: Mapping[str, Any]) -> Tokenizer:
         raise ValueError(f"{file}: {error}") from error
     ends = _named_ends(path, model_config, plain)
     default = templates.pop("default", None)
-    return Tokenizer(
-        definition, **ids, also_stop=ends, chat_template=default, named_templates=templates
+    return plain.with_options(
+        **ids, also_stop=ends, chat_template=default, named_templates=templates
     )
 
 

@@ -36,7 +36,13 @@ def _assert_same(found, alone):
     np.testing.assert_allclose(found[1], alone[1], atol=1e-12)
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "fsdp+tensor" else pytest.mark.variant)
+        for name in MESHES
+    ],
+)
 def test_tokens_are_the_same_on_any_mesh(name, alone):
     sizes, rules = MESHES[name]
     devices = jax.devices()[: int(np.prod(list(sizes.values())))]

@@ -58,14 +58,18 @@ POLICIES = {
 
 
 # Laws that cut or shift what a draft may be; the others are drafted in the slow suite.
-_OFTEN = ("top-p", "penalty, then temperature", "all in order")
+_VARIANT = pytest.mark.variant
+_MARKS = {"all in order": (), "top-p": _VARIANT, "penalty, then temperature": _VARIANT}
 
 
 @pytest.mark.parametrize(
     ("name", "law"),
-    [(name, "stop tokens") for name in POLICIES]
+    [
+        pytest.param(name, "stop tokens", marks=() if name == "lookup" else _VARIANT)
+        for name in POLICIES
+    ]
     + [
-        pytest.param("model, block", name, marks=() if name in _OFTEN else pytest.mark.slow)
+        pytest.param("model, block", name, marks=_MARKS.get(name, pytest.mark.slow))
         for name in LAWS
         if name != "stop tokens"
     ],

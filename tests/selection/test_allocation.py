@@ -58,7 +58,9 @@ def test_allocation_has_the_least_variance_of_all():
     assert variance(counts) < 0.9 * variance([8, 8, 8])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.variant) for seed in (2, 3, 4))]
+)
 def test_allocation_sums_to_the_budget(seed):
     random = np.random.default_rng(seed)
     prompts = int(random.integers(1, 2000))

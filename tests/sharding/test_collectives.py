@@ -45,13 +45,13 @@ def _of_a_step(rules):
     ("rules", "per_layer"),
     [
         # The gradients of a layer are summed together.
-        ("replicated", {"all-reduce": 1}),
+        pytest.param("replicated", {"all-reduce": 1}, marks=pytest.mark.variant),
         # 7 kernels are gathered forward, and again backward; their gradients are summed over fsdp
         # and over data, and those of the norms.
-        ("fsdp", {"all-gather": 14, "all-reduce": 3}),
+        pytest.param("fsdp", {"all-gather": 14, "all-reduce": 3}, marks=pytest.mark.variant),
         # Partial products are summed after attention and feed-forward, forward and backward. The
         # fifth sums the gradients over data.
-        ("tensor", {"all-reduce": 5}),
+        pytest.param("tensor", {"all-reduce": 5}, marks=pytest.mark.variant),
         ("fsdp+tensor", {"all-gather": 14, "all-reduce": 7}),
     ],
 )

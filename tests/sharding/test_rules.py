@@ -67,8 +67,13 @@ def on_one_device():
 @pytest.mark.parametrize(
     ("rules", "name"),
     [
-        *((rules, "all") for rules in RULES),
-        ("fsdp+tensor", "lora"),
+        ("fsdp+tensor", "all"),
+        *(
+            pytest.param(rules, "all", marks=pytest.mark.variant)
+            for rules in RULES
+            if rules != "fsdp+tensor"
+        ),
+        pytest.param("fsdp+tensor", "lora", marks=pytest.mark.variant),
         pytest.param("fsdp", "last", marks=pytest.mark.slow),
     ],
 )

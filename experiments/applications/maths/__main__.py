@@ -51,11 +51,11 @@ def prepare(
       seed: of questions and pre-training.
       sizes: questions of a level in each split; `prompts.SPLITS` by default.
       tell: takes each line that is said.
-      **pretraining: sizes of `pretrain.Pretraining`.
+      **pretraining: sizes of `pretrain.SumsPretraining`.
     """
     from rsft_jax.interop import save_pretrained
 
-    from .pretrain import Pretraining, pretrain
+    from .pretrain import SumsPretraining, pretrain
 
     start = time.monotonic()
     questions = draw_questions(seed, sizes)
@@ -66,7 +66,7 @@ def prepare(
         f"{len(questions['examples'])} sums with their working to pre-train on; "
         f"{len(questions['train'])} prompts to train on, {len(questions['heldout'])} held out"
     )
-    settings = Pretraining(**{"seed": seed, **pretraining})  # pyright: ignore[reportArgumentType]
+    settings = SumsPretraining(**{"seed": seed, **pretraining})  # pyright: ignore[reportArgumentType]
     made = pretrain(questions["examples"], settings, tell)
     save_pretrained(output / "policy", made.model, made.params, made.tokenizer)
     tell(f"{output}: written in {time.monotonic() - start:.0f} s")

@@ -55,14 +55,14 @@ def prepare(
       split: how time is divided.
       seed: of pre-training.
       tell: takes each line that is said.
-      **sizes: of `pretrain.Pretraining`.
+      **sizes: of `pretrain.FilmPretraining`.
 
     Raises:
       ConfigError: no prompt of a split is left.
     """
     from rsft_jax.interop import save_pretrained
 
-    from .pretrain import Pretraining, pretrain
+    from .pretrain import FilmPretraining, pretrain
 
     split = split or Split()
     start = time.monotonic()
@@ -81,7 +81,8 @@ def prepare(
         f"{len(histories)} histories to pre-train on; {counts['train']} prompts of {users} users "
         f"to train on, {counts['heldout']} held out; {len(ratings.titles)} films"
     )
-    settings = Pretraining(**{"seed": seed, "longest": split.longest, **sizes})  # pyright: ignore
+    sizes = {"seed": seed, "longest": split.longest, **sizes}
+    settings = FilmPretraining(**sizes)  # pyright: ignore[reportArgumentType]
     made = pretrain(histories, ratings.titles, settings, tell)
     save_pretrained(output / "policy", made.model, made.params, made.tokenizer)
     tell(f"{output}: written in {time.monotonic() - start:.0f} s")

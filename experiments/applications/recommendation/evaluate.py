@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rsft_jax.metrics import Interval
+from rsft_jax.metrics import Interval, Slices, slice_by
 from rsft_jax.policies import PromptBatch
 from rsft_jax.rollouts import read_rollouts
 
@@ -28,7 +28,7 @@ from ...terminal.failures import complain
 from ...terminal.files import write_whole
 from ...terminal.parser import Parser
 from .baselines import factorisation, known_before_test, popularity
-from .groups import by_group, group_of, largest_gap
+from .groups import group_of
 from .judging import (
     Judged,
     Users,
@@ -158,21 +158,17 @@ def _groups(
     log_probs: Mapping[str, np.ndarray],
     users: Users,
     accepted: Mapping[str, tuple[list[Row], np.ndarray, np.ndarray]],
-) -> dict[str, Any]:
+) -> dict[str, Slices]:
     """Every figure by the groups of one division, with the gap between best and worst."""
     groups = [group_of(row, by) for row in users.rows]
-    found: dict[str, Any] = {}
+    found: dict[str, Slices] = {}
     for name in judged:
-        found[f"ndcg of {name}"] = _divided(judged[name].ndcg, groups)
+        found[f"ndcg of {name}"] = slice_by(judged[name].ndcg, groups)
     for name, values in log_probs.items():
-        found[f"reward of {name}"] = _divided(expected_reward(values, users), groups)
+        found[f"reward of {name}"] = slice_by(expected_reward(values, users), groups)
     for name, (rows, shares, _) in accepted.items():
-        found[f"accepted of {name}"] = _divided(shares, [group_of(row, by) for row in rows])
+        found[f"accepted of {name}"] = slice_by(shares, [group_of(row, by) for row in rows])
     return found
-
-
-def _divided(values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
-    return {"groups": by_group(values, groups), "gap": largest_gap(values, groups)}
 
 
 def _show(console: Console, path: Path, result: Mapping[str, Any]) -> None:
@@ -202,14 +198,13 @@ def _show(console: Console, path: Path, result: Mapping[str, Any]) -> None:
     console.say(f"drawn films that the user knows: {shares}")
 
 
-def _group_cells(found: Mapping[str, Any]) -> tuple[str, ...]:
+def _group_cells(found: Slices) -> tuple[str, ...]:
     """The best and the worst group with their means, and the gap between them."""
-    gap = found["gap"]
-    if gap is None:
+    if found.gap is None:
         return "-", "-", "-"
-    means = {name: one.mean for name, (_, one) in found["groups"].items()}
-    ends = (f"{name}: {means[name]:.3f}" for name in (gap.best, gap.worst))
-    return (*ends, shown({"gap": gap.difference}, "gap"))
+    means = {one.group: one.interval.mean for one in found.groups}
+    ends = (f"{name}: {means[name]:.3f}" for name in (found.gap.first, found.gap.second))
+    return (*ends, shown({"gap": found.gap.difference}, "gap"))
 
 
 def _show_means(console: Console, found: Sequence[Mapping[str, Any]]) -> None:

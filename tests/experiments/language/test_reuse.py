@@ -124,6 +124,7 @@ def test_the_command_prints_a_row_for_each_setting_and_writes_them(first, tmp_pa
 def test_rescoring_keeps_the_candidates_and_another_reward(first, capsys):
     folder, _ = first
     assert main(["rescore", str(folder.path), "reward.length=3.0"]) == 0
+    shown = capsys.readouterr().out
     (store,) = (folder.path / "rescored").iterdir()
     before, after = RolloutStore(folder.rollouts).read(), RolloutStore(store).read()
     assert list(before["completion"]) == list(after["completion"])
@@ -131,6 +132,10 @@ def test_rescoring_keeps_the_candidates_and_another_reward(first, capsys):
     np.testing.assert_allclose(
         np.asarray(after["reward"]), np.asarray(before["reward"]) - 2.5 * length, atol=1e-12
     )
+    judged = np.asarray(after["judge"])
+    assert np.isfinite(judged).all()
+    part = next(line for line in shown.splitlines() if "round 1" in line)
+    print(part, judged.mean())
     assert main(["reselect", str(store), "selection=best_of_n"]) == 0
 
 

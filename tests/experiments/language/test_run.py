@@ -176,7 +176,7 @@ def test_a_sampler_that_is_not_the_trainers_policy_stops_the_run(tmp_path, monke
         run(tmp_path / "run")
 
 
-@pytest.mark.parametrize("part", ["all", "last_layers"])
+@pytest.mark.parametrize("part", ["last_layers", pytest.param("all", marks=pytest.mark.variant)])
 def test_other_parts_can_be_trained(part, tmp_path):
     extra = ["training.part.num_layers=1"] if part == "last_layers" else []
     code, _ = run(

@@ -36,7 +36,13 @@ SMOKE = ["experiment=smoke", "rounds.num_rounds=1", "rounds.prompts_per_round=3"
          "data.max_train_prompts=4"]  # fmt: skip
 
 
-@pytest.mark.parametrize("settings", [GAUSSIAN, SMOKE], ids=["gaussian", "smoke"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(GAUSSIAN, id="gaussian", marks=pytest.mark.variant),
+        pytest.param(SMOKE, id="smoke"),
+    ],
+)
 def test_repeated_run_has_the_same_numbers_and_samples_bit_for_bit(
     tmp_path, settings, capfd, monkeypatch
 ):
