@@ -107,6 +107,8 @@ class Family:
       name: what people call it.
       model_types: `model_type` of a `config.json` that is of this family; the first is written.
       architecture: of the class in Hugging Face transformers that runs what is written.
+      classifier: of the class there that scores a text by its last token
+        (`rsft_jax.models.score_head`); None where there is none.
       gguf_prefix: `general.architecture` of a GGUF file, before each of its keys; None where
         there is none.
       json_only: key of `config.json` -> (value when it is missing, values that the model computes).
@@ -138,6 +140,7 @@ class Family:
     interleaved: Mapping[str, str]
     gguf_of: Callable[[TransformerConfig], dict[str, Any]] | None = None
     left_out: tuple[str, ...] = ()
+    classifier: str | None = None
 
     def weights(self, config: TransformerConfig) -> Iterator[Weight]:
         """Every array of a model of these sizes, from the embedding to the output."""
