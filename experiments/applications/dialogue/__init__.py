@@ -1,1 +1,1 @@
-"""Conversations: a policy learns from those of its own replies that a model of people's scores likes."""
+"""Conversations: a policy learns from its own replies that a model of people's scores likes."""

@@ -56,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     try:
         parsed: argparse.Namespace = parser.parse_args(arguments)
         talks = read_chitchat(parsed.data)
-        prepare(
-            talks, parsed.output, num_layers=parsed.layers, seed=parsed.seed, loss=parsed.loss
-        )
+        prepare(talks, parsed.output, num_layers=parsed.layers, seed=parsed.seed, loss=parsed.loss)
     except ConfigError as error:
         complain(str(error))
         return ExitCode.USAGE

@@ -9,6 +9,7 @@ conversations begin with "Hello?".
 """
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -117,10 +118,10 @@ def read_chitchat(path: Path | None = None) -> Talks:
     scored = sum(talk.scores is not None for talk in talks)
     notes = (
         f"{alone} conversations with scores, in which one person alone spoke, are left out",
-        f"{short} conversations of which greetings leave no two turns are left out, or that have no "
-        "opening",
-        f"{untouched} conversations scored {UNTOUCHED}, {UNTOUCHED}, {UNTOUCHED}, as the form began, "
-        "count as not scored",
+        f"{short} conversations of which greetings leave no two turns are left out, or that have "
+        "no opening",
+        f"{untouched} conversations scored {UNTOUCHED}, {UNTOUCHED}, {UNTOUCHED}, as the form "
+        "began, count as not scored",
         f"{len(talks)} conversations of {len(people)} people, {scored} of them scored",
     )
     return Talks(talks=tuple(talks), notes=notes)
@@ -131,8 +132,8 @@ def _path(path: Path | None) -> Path:
     if path is not None:
         if not path.is_file():
             raise ConfigError(
-                f"--data: {shown(str(path))}; is no file, it wants chitchat_dataset/dataset.json of "
-                "the wheel of chitchat-dataset 0.9.0"
+                f"--data: {shown(str(path))}; is no file, it wants chitchat_dataset/dataset.json "
+                "of the wheel of chitchat-dataset 0.9.0"
             )
         return path
     try:
@@ -158,7 +159,7 @@ def _senders(turns: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     senders = tuple(dict.fromkeys(sender for sender, _ in turns))
     if len(senders) > 2:
         raise ValueError(f"must be of two people, got {len(senders)}")
-    if any(one[0] == other[0] for one, other in zip(turns, turns[1:])):
+    if any(one[0] == other[0] for one, other in itertools.pairwise(turns)):
         raise ValueError("the two must take turns")
     return senders
 

@@ -2,8 +2,8 @@
 
     python -m rsft_jax.experiments.applications.dialogue.evaluate RUN ...
 
-For each run (of another seed, say) the tuned policy, the one before training and the random control:
-what the reward model and the judge say, sentiment, words, how varied replies are and how many end
+For each run (of another seed, say) the tuned policy, the one before training and the random
+control: what the reward model and the judge say, sentiment, words, how varied replies are and how many end
 themselves, with intervals paired by prompt; both scores by round and KL, and whether the judge has
 turned; cost. Nothing is drawn. Written to dialogue.json in the run.
 """
@@ -67,7 +67,9 @@ def evaluate_run(folder: RunFolder, console: Console) -> dict[str, Any]:
     """
     config = config_of(folder, "dialogue")
     if config.reward.judge is None or config.reward.judge.term != "learned":
-        raise ConfigError(f"{shown(str(folder.path))}: is no run of dialogue: its judge is no model")
+        raise ConfigError(
+            f"{shown(str(folder.path))}: is no run of dialogue: its judge is no model"
+        )
     records = held_out(folder)
     ids = records["policy"].prompt_ids
     if any(record.prompt_ids != ids for record in records.values()):

@@ -35,8 +35,8 @@ class Fitting:
     """How a head is fitted.
 
     Attributes:
-      loss: "bradley-terry", by pairs of examples that can be compared, or "regression", by the score
-        of each.
+      loss: "bradley-terry", by pairs of examples that can be compared, or "regression", by the
+        score of each.
       learning_rate: of AdamW.
       weight_decay: likewise; the features are many and the people few.
       batch_size: pairs, or examples, of a step.

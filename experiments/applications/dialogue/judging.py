@@ -67,9 +67,7 @@ def agreement(
         found[model]["less"] = {
             name: {
                 "accuracy": pair_accuracy(ahead[model], of_pairs, against=ahead[name]),
-                "spearman": spearman_interval(
-                    scores[model], people, of_rows, against=scores[name]
-                ),
+                "spearman": spearman_interval(scores[model], people, of_rows, against=scores[name]),
             }
             for name in scores
             if name not in models

@@ -101,7 +101,8 @@ def _point_said(event: Event, scores: Sequence[str]) -> str:
 def _stop_said(run: Run) -> str:
     if run.stop is None:
         return ""
-    return f" The ring is round {run.stop['best_round']}, the best one by the judge that stopped the run."
+    best = run.stop["best_round"]
+    return f" The ring is round {best}, the best one by the judge that stopped the run."
 
 
 def _draw_effects(comparisons: Sequence[Comparison]) -> Figure:

@@ -113,7 +113,8 @@ def test_models_are_the_first_layers_of_the_policy():
     pretrained = random_policy(np.dtype("float32"))
     cut = first_layers(pretrained, 1)
     assert cut.model.config.num_layers == 1
-    assert "layers_1" in pretrained.params and "layers_1" not in cut.params
+    assert "layers_1" in pretrained.params
+    assert "layers_1" not in cut.params
     with pytest.raises(ValueError, match=r"num_layers must be in \[1, 2\], got 3"):
         first_layers(pretrained, 3)
 

@@ -1,4 +1,4 @@
-"""Conversations to prompts and scored examples: what is left out, people in one set alone, leaks."""
+"""Conversations to prompts and scored examples: what is left out, people in one set, leaks."""
 
 import json
 from collections import Counter
@@ -101,7 +101,9 @@ def test_what_to_put_where_if_it_cannot_be_fetched(tmp_path, monkeypatch):
 
 def test_people_are_divided_so_that_conversations_stay():
     """Three clubs who hardly talk to others, of which a lot would keep a third."""
-    pairs = [(10 * club + i, 10 * club + j) for club in range(3) for i in range(8) for j in range(i)]
+    pairs = [
+        (10 * club + i, 10 * club + j) for club in range(3) for i in range(8) for j in range(i)
+    ]
     pairs += [(0, 10), (11, 20), (21, 1)]
     part = divide(pairs)
     kept = [pair for pair in pairs if part[pair[0]] == part[pair[1]]]
@@ -145,7 +147,9 @@ def test_a_planted_leak_is_seen(parts, split, other):
     rows = prompt_rows(parts) + scored_rows(parts["gold"], "gold")
     leaked = next(r for r in rows if r["split"] == split)
     with pytest.raises(ValueError, match=f"person {leaked['people'][1]} is in two sets") as caught:
-        check_no_leak([*rows, {**leaked, "id": "leak", "split": other, "people": leaked["people"][1:]}])
+        check_no_leak(
+            [*rows, {**leaked, "id": "leak", "split": other, "people": leaked["people"][1:]}]
+        )
     assert "leak" in str(caught.value)
 
 

@@ -60,9 +60,7 @@ def test_taken_up_again_it_makes_no_other_round(stopped):
     events = stopped.events()
     kept = [e for e in events if e["event"] != "stopped"]
     stopped.metrics_path.write_text("".join(json.dumps(e) + "\n" for e in kept))
-    code, folder = smoke.run(
-        stopped.path, "evaluation.stop_by_judge=1", settings=RUN, resume=True
-    )
+    code, folder = smoke.run(stopped.path, "evaluation.stop_by_judge=1", settings=RUN, resume=True)
     assert code == ExitCode.OK
     assert folder.events() == events
     smoke.run(stopped.path, "evaluation.stop_by_judge=1", settings=RUN, resume=True)
