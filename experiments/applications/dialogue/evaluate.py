@@ -3,9 +3,9 @@
     python -m rsft_jax.experiments.applications.dialogue.evaluate RUN ...
 
 For each run (of another seed, say) the tuned policy, the one before training and the random
-control: what the reward model and the judge say, sentiment, words, how varied replies are and how many end
-themselves, with intervals paired by prompt; both scores by round and KL, and whether the judge has
-turned; cost. Nothing is drawn. Written to dialogue.json in the run.
+control: what the reward model and the judge say, sentiment, words, how varied replies are and how
+many end themselves, with intervals paired by prompt; both scores by round and KL, and whether the
+judge has turned; cost. Nothing is drawn. Written to dialogue.json in the run.
 """
 
 import math
