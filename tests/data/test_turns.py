@@ -67,6 +67,11 @@ def own(template):
             "{% for m in messages %}{{ m['content'] if loop.last else '-' }}<|end|>{% endfor %}",
             r"messages\[1\]: the chat template writes this turn otherwise",
         ),
+        (
+            "{% for m in messages %}{{ m['content'] if m['role'] == 'user' or loop.last else '-' }}"
+            "<|end|>{% endfor %}",
+            r"messages\[1\]: the chat template writes this turn otherwise",
+        ),
         (CHATML.replace("assistant", "bot"), "writes this turn otherwise where it is asked for"),
     ],
 )
