@@ -159,7 +159,7 @@ def talk(number, score, opening="Tea?", turns=("a", "b", "c", "d")):
 
 
 def test_scored_examples_and_pairs_by_hand():
-    talks = [talk(0, 9), talk(1, 7), talk(2, 6), talk(3, 1, "Pigs?"), talk(4, 1, turns=("a", "b"))]
+    talks = [talk(0, 7), talk(1, 5), talk(2, 4), talk(3, 1, "Pigs?"), talk(4, 1, turns=("a", "b"))]
     rows = scored_rows(talks, "proxy")
     # Two depths of the first four, one of the last.
     assert [(r["conversation"], r["turns"], r["completion"]) for r in rows] == [
@@ -167,16 +167,16 @@ def test_scored_examples_and_pairs_by_hand():
         (4, 1, "b"),
     ]
     assert whole(rows[1]) == messages_of(talks[0], 4)
-    assert rows[1]["score"] == 0.9
+    assert rows[1]["score"] == 0.7
     pairs = pair_rows(rows)
-    # 9 against 7 is two points and enough, 7 against 6 is not; "Pigs?" is about something else.
+    # 7 against 5 is two points and enough, 5 against 4 is not; "Pigs?" is about something else.
     assert [p["id"] for p in pairs] == [
         "proxy-0-1>proxy-1-1", "proxy-0-1>proxy-2-1", "proxy-0-1>proxy-4-1",
         "proxy-1-1>proxy-4-1", "proxy-2-1>proxy-4-1",
         "proxy-0-3>proxy-1-3", "proxy-0-3>proxy-2-3",
     ]  # fmt: skip
     assert pairs[0]["chosen"][-1] == {"role": "assistant", "content": "b"}
-    assert (pairs[0]["score_chosen"], pairs[0]["score_rejected"]) == (0.9, 0.7)
+    assert (pairs[0]["score_chosen"], pairs[0]["score_rejected"]) == (0.7, 0.5)
 
 
 def test_long_turns_make_shorter_prompts():
