@@ -40,12 +40,11 @@ def _num_maps() -> int:
 
 
 # XLA's optimizations are half of what these cost: small programs, many of them, run a few times.
-# They stay on where hundreds of thousands are drawn, where a whole run is made, and where results
-# must have the same bits whatever the shapes or devices, which depends on how loops are compiled.
+# They stay on where hundreds of thousands are drawn, and where results must have the same bits
+# whatever the shapes or devices, which depends on how loops are compiled.
 _UNOPTIMIZED = "jax_disable_most_optimizations"
 _COMPILED_QUICKLY = (
-    "experiments/commands/test_chat.py",
-    "experiments/commands/test_generate.py",
+    "experiments/",
     "generation/test_law.py",
     "generation/test_masks.py",
     "generation/test_pruning.py",
@@ -77,6 +76,7 @@ def _compile_quickly(request: pytest.FixtureRequest):
     if quickly != jax.config.read(_UNOPTIMIZED):
         jax.clear_caches()  # what the files before have compiled is of the other kind
         jax.config.update(_UNOPTIMIZED, quickly)
+    os.environ[_UNOPTIMIZED.upper()] = str(quickly)  # for the programs that tests start
 
 
 @pytest.fixture(scope="module", autouse=True)

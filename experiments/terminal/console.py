@@ -14,7 +14,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-_PLAIN_WIDTH = 120  # of tables in a file, where nothing tells the width
+_PLAIN_WIDTH = 10_000  # in a file nothing tells the width, and tables take what they need
 
 
 class Advance(Protocol):
@@ -58,10 +58,13 @@ class Console:
         self.say(counts.line())
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Prints a table; numbers are shown to four figures, None as a dash."""
+        """Prints a table; numbers are shown to four figures, None as a dash.
+
+        A terminal that is too narrow gets cells of several lines; nothing is left out.
+        """
         table = Table(title=title, title_justify="left", title_style="bold")
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+            table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*map(_cell, row))
         self._rich.print(table)

@@ -250,15 +250,14 @@ def save_classifier(
       max_shard_bytes: weights of more bytes are divided among several files with an index.
 
     Raises:
-      ValueError: transformers has no such class for the family; the parameters do not fit the model
-        or the dtype; or the folder holds weights in a form that is not written here.
+      ValueError: the parameters do not fit the model or the dtype, or the folder holds weights in a
+        form that is not written here.
     """
     config, tokenizer = classifier.model.config, classifier.tokenizer
+    if classifier.pad_id is not None and classifier.pad_id < tokenizer.vocab_size:
+        # Transformers fills rows with the tokenizer's token and looks for that of the model.
+        tokenizer = tokenizer.with_pad(classifier.pad_id)
     family = family_of(config)
-    if family.classifier is None:
-        raise ValueError(
-            f"family: transformers has no sequence classifier of the family {family.name}"
-        )
     body = {name: tree for name, tree in classifier.params.items() if name != SCORE}
     tensors = tensors_from_params(family, config, body)
     head = np.asarray(classifier.params[SCORE]["kernel"], np.float32)
@@ -298,13 +297,11 @@ def _free_pad(tokenizer: Tokenizer) -> int:
 
 def _check_architecture(file: Path, raw: Mapping[str, Any], family: Family) -> None:
     found = raw.get("architectures")
-    if found is None or (family.classifier is not None and found == [family.classifier]):
-        return
-    needed = family.classifier or "a sequence classifier"
-    raise ValueError(
-        f"{file}: architectures: must be {needed} for a {family.name} model that scores texts, "
-        f"got {found!r:.80}"
-    )
+    if found not in (None, [family.classifier]):
+        raise ValueError(
+            f"{file}: architectures: must be {family.classifier} for a {family.name} model that "
+            f"scores texts, got {found!r:.80}"
+        )
 
 
 def _labels(file: Path, raw: Mapping[str, Any], rows: int) -> tuple[str, ...]:

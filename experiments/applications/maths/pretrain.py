@@ -25,7 +25,7 @@ class SumsPretraining(Pretraining):
     """`Pretraining` with sizes that get sums half right."""
 
     num_heads: int = 4
-    epochs: int = 30
+    epochs: int = 40
     batch_size: int = 16
     learning_rate: float = 2e-3
 

@@ -33,7 +33,7 @@ DIGITS: Mapping[int, tuple[int, ...]] = {
 UNSEEN = 5
 """The level that no training sees, supervised or not."""
 
-SPLITS = {"heldout": 40, "train": 1500, "examples": 1500}
+SPLITS = {"heldout": 100, "train": 4000, "examples": 700}
 """Questions of each level: to judge by, to draw candidates for, and with a working to imitate."""
 
 Row = dict[str, Any]

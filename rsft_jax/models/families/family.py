@@ -108,7 +108,7 @@ class Family:
       model_types: `model_type` of a `config.json` that is of this family; the first is written.
       architecture: of the class in Hugging Face transformers that runs what is written.
       classifier: of the class there that scores a text by its last token
-        (`rsft_jax.models.score_head`); None where there is none.
+        (`rsft_jax.models.score_head`).
       gguf_prefix: `general.architecture` of a GGUF file, before each of its keys; None where
         there is none.
       json_only: key of `config.json` -> (value when it is missing, values that the model computes).
@@ -128,6 +128,7 @@ class Family:
     name: str
     model_types: tuple[str, ...]
     architecture: str
+    classifier: str
     gguf_prefix: str | None
     json_only: Mapping[str, tuple[Any, tuple[Any, ...]]]
     gguf_only: Mapping[str, tuple[Any, Any]]
@@ -140,7 +141,6 @@ class Family:
     interleaved: Mapping[str, str]
     gguf_of: Callable[[TransformerConfig], dict[str, Any]] | None = None
     left_out: tuple[str, ...] = ()
-    classifier: str | None = None
 
     def weights(self, config: TransformerConfig) -> Iterator[Weight]:
         """Every array of a model of these sizes, from the embedding to the output."""

@@ -124,7 +124,6 @@ def test_the_command_prints_a_row_for_each_setting_and_writes_them(first, tmp_pa
 def test_rescoring_keeps_the_candidates_and_another_reward(first, capsys):
     folder, _ = first
     assert main(["rescore", str(folder.path), "reward.length=3.0"]) == 0
-    shown = capsys.readouterr().out
     (store,) = (folder.path / "rescored").iterdir()
     before, after = RolloutStore(folder.rollouts).read(), RolloutStore(store).read()
     assert list(before["completion"]) == list(after["completion"])
@@ -132,11 +131,23 @@ def test_rescoring_keeps_the_candidates_and_another_reward(first, capsys):
     np.testing.assert_allclose(
         np.asarray(after["reward"]), np.asarray(before["reward"]) - 2.5 * length, atol=1e-12
     )
-    judged = np.asarray(after["judge"])
-    assert np.isfinite(judged).all()
-    part = next(line for line in shown.splitlines() if "round 1" in line)
-    print(part, judged.mean())
+    assert np.isfinite(np.asarray(after["judge"])).all()
     assert main(["reselect", str(store), "selection=best_of_n"]) == 0
+
+
+def test_rescoring_says_what_its_judge_thinks_and_leaves_out(first, capsys, monkeypatch):
+    folder, _ = first
+
+    def half_silent(reward, packages, answers):
+        return lambda prompts, texts: np.where(np.arange(len(texts)) % 2, np.nan, 0.375)[:, None]
+
+    monkeypatch.setattr(reselect.make, "make_judge", half_silent)
+    assert main(["rescore", str(folder.path), "reward.length=2.25"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if ".parquet" in line]
+    assert len(rows) == 2  # of the policy and of its control
+    for row in rows:
+        _, num, *_, mean, unjudged = row.replace("│", " ").split()
+        assert (float(mean), int(unjudged)) == (0.375, int(num) // 2)
 
 
 def test_training_from_a_store_draws_nothing_in_its_rounds(first, drawn, tmp_path):

@@ -54,6 +54,25 @@ def test_table_keeps_every_figure_in_a_file():
     assert "…" not in text
 
 
+WIDE = [f"{i}.25 [0.1, 0.5]" for i in range(12)]
+
+
+def test_a_wide_table_is_whole_in_a_file():
+    stream = io.StringIO()
+    Console(stream).table("closing", ["figure"] * 12, [WIDE])
+    (row,) = [line for line in stream.getvalue().splitlines() if "3.25" in line]
+    assert all(cell in row for cell in WIDE)
+    assert all(line == line.rstrip() or len(line) < 300 for line in stream.getvalue().splitlines())
+
+
+def test_a_table_leaves_nothing_out_on_a_narrow_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = Terminal()
+    Console(stream).table("closing", ["n"] * 4, [["12345678901234567890"] * 4])
+    assert "…" not in stream.getvalue()
+    assert sum(map(str.isdigit, stream.getvalue())) >= 80
+
+
 def test_said_text_is_printed_as_it_is():
     stream = io.StringIO()
     Console(stream).say("[bold]" + "x" * 300)
