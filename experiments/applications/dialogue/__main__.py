@@ -102,7 +102,9 @@ def prepare(
             f"{name}: {len(people)} people, {known} scored conversations, "
             f"{len(scored[name]):,} examples, {len(pairs):,} pairs"
         )
-        write_rows(output / "scored" / f"{name}.jsonl", scored[name])
+        # With the held-out people beside a set, as `rsft reward train` wants them.
+        others = [] if name == "heldout" else scored["heldout"]
+        write_rows(output / "scored" / f"{name}.jsonl", [*scored[name], *others])
         write_rows(output / "pairs" / f"{name}.jsonl", pairs)
     tell(f"prompts: {counts(prompts)}")
     write_rows(output / "prompts.jsonl", prompts)

@@ -11,6 +11,7 @@ from rsft_jax.experiments.applications.dialogue.chitchat import read_chitchat
 from rsft_jax.experiments.applications.dialogue.fit import Fitting, first_layers, fit
 from rsft_jax.experiments.applications.dialogue.judging import agreement, baselines, best_baseline
 from rsft_jax.experiments.applications.dialogue.prompts import scored_rows
+from rsft_jax.experiments.language.preferences import read_examples
 from rsft_jax.experiments.language.tiny import random_policy
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
@@ -107,6 +108,14 @@ def test_a_head_learns_what_goes_with_the_scores(tmp_path, loss):
     assert int(np.argmax(np.abs(kernel))) == 0
     assert kernel[0] > 0
     assert float(said[0].split()[1]) > 0.8  # of openings that it was not fitted on
+
+
+def test_scored_rows_are_what_the_command_for_reward_models_reads(prepared):
+    folder, _ = prepared
+    options = {"group": "opening", "split": "split", "heldout": "heldout", "heldout_part": 0.2}
+    found = read_examples(folder / "scored" / "proxy.jsonl", "regression", **options, seed=0)
+    assert {e.prompt.fields["split"]: e.heldout for e in found} == {"proxy": False, "heldout": True}
+    assert all(0 < e.score <= 1 and e.texts[0] for e in found)
 
 
 def test_models_are_the_first_layers_of_the_policy():
