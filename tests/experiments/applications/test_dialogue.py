@@ -112,7 +112,7 @@ def test_a_head_learns_what_goes_with_the_scores(tmp_path, loss):
 
 def test_scored_rows_are_what_the_command_for_reward_models_reads(prepared):
     folder, _ = prepared
-    options = {"group": "opening", "split": "split", "heldout": "heldout", "heldout_part": 0.2}
+    options = {"group": "conversation", "split": "split", "heldout": "heldout", "heldout_part": 0.2}
     found = read_examples(folder / "scored" / "proxy.jsonl", "regression", **options, seed=0)
     assert {e.prompt.fields["split"]: e.heldout for e in found} == {"proxy": False, "heldout": True}
     assert all(0 < e.score <= 1 and e.texts[0] for e in found)
