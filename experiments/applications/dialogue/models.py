@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from rsft_jax.interop import SequenceClassifier, load_classifier
@@ -74,7 +75,7 @@ def show(found: Mapping[str, Mapping[str, Any]], tell: Callable[[str], None]) ->
 
 def scores_of_features(model: SequenceClassifier, features: np.ndarray) -> np.ndarray:
     """`[R]` scores of `[R, D]` features."""
-    return np.asarray(head_scores(model.params, np.asarray(features, np.float32)))[:, 0]
+    return np.asarray(head_scores(model.params, jnp.asarray(features, jnp.float32)))[:, 0]
 
 
 def _model(path: Path) -> SequenceClassifier:

@@ -167,7 +167,7 @@ def check_no_leak(rows: Iterable[Row]) -> None:
     """
     seen: dict[int, tuple[str, str]] = {}
     for row in rows:
-        part = {"train": "proxy"}.get(row["split"], row["split"])
+        part = "proxy" if row["split"] == "train" else row["split"]
         for person in row["people"]:
             before, name = seen.setdefault(person, (part, row["id"]))
             if before != part:
