@@ -4,8 +4,8 @@ By the Perception, Control and Cognition Lab of Brigham Young University, 2019; 
 one file of a wheel, pinned by its hash. Names of people are pseudonyms; here they are numbers.
 
 What is wrong with it is counted and said: conversations in which one person alone spoke carry
-scores, too; 5 for all three scores is what the form began with, and so no score; and most
-conversations begin with "Hello?".
+scores, too; 5 for all three is what most of these have, so that it looks like what the form began
+with, and counts as no score; and most conversations begin with "Hello?".
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ SCORES = ("witty", "upbeat", "interesting")
 """What a conversation is scored for, each from 0 to 10."""
 
 UNTOUCHED = 5
-"""A form that nobody touched has this in all three."""
+"""In all three, it is taken for a form that nobody touched."""
 
 _GREETING = re.compile(
     r"(?:oh )?(?:h+i+|he+y+|hello+|hola|yo|sup|howdy|greetings|good (?:morning|afternoon|evening))"
@@ -120,8 +120,8 @@ def read_chitchat(path: Path | None = None) -> Talks:
         f"{alone} conversations with scores, in which one person alone spoke, are left out",
         f"{short} conversations of which greetings leave no two turns are left out, or that have "
         "no opening",
-        f"{untouched} conversations scored {UNTOUCHED}, {UNTOUCHED}, {UNTOUCHED}, as the form "
-        "began, count as not scored",
+        f"{untouched} conversations scored {UNTOUCHED}, {UNTOUCHED}, {UNTOUCHED} "
+        "count as not scored",
         f"{len(talks)} conversations of {len(people)} people, {scored} of them scored",
     )
     return Talks(talks=tuple(talks), notes=notes)
