@@ -88,10 +88,8 @@ def read_chitchat(path: Path | None = None) -> Talks:
     alone = short = untouched = 0
     for number, (name, row) in enumerate(rows.items()):
         try:
-            turns = [_turn(turn) for turn in row["messages"]]
-            scores = _scores(row.get("ratings"))
+            turns, scores, opening = _parts(row)
             senders = _senders(turns)
-            opening = _plain(row.get("prompt") or "")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"{shown(str(path))}: conversation {name}: {error}") from None
         if len(senders) < 2:
@@ -104,16 +102,10 @@ def read_chitchat(path: Path | None = None) -> Talks:
         if scores is not None and set(scores.values()) == {UNTOUCHED}:
             untouched, scores = untouched + 1, None
         first = next(sender for sender, text in turns if text == said[0])
-        order = (first, *(sender for sender in senders if sender != first))
-        numbers = [people.setdefault(sender, len(people)) for sender in order]
+        one, other = sorted(senders, key=lambda sender: sender != first)
+        numbers = (people.setdefault(one, len(people)), people.setdefault(other, len(people)))
         talks.append(
-            Talk(
-                number=number,
-                people=(numbers[0], numbers[1]),
-                turns=tuple(said),
-                opening=opening,
-                scores=scores,
-            )
+            Talk(number=number, people=numbers, turns=tuple(said), opening=opening, scores=scores)
         )
     scored = sum(talk.scores is not None for talk in talks)
     notes = (
@@ -143,6 +135,12 @@ def _path(path: Path | None) -> Path:
             f"{error}; or take chitchat_dataset/dataset.json out of that wheel, and name it with "
             "--data FILE"
         ) from None
+
+
+def _parts(row: Mapping[str, Any]) -> tuple[list[tuple[str, str]], dict[str, int] | None, str]:
+    """Turns, scores and opening of a row."""
+    turns = [_turn(turn) for turn in row["messages"]]
+    return turns, _scores(row.get("ratings")), _plain(row.get("prompt") or "")
 
 
 def _turn(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
