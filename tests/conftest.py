@@ -44,14 +44,11 @@ def _num_maps() -> int:
 # whatever the shapes or devices, which depends on how loops are compiled.
 _UNOPTIMIZED = "jax_disable_most_optimizations"
 _COMPILED_QUICKLY = (
+    "examples/",
     "experiments/",
-    "generation/test_law.py",
-    "generation/test_masks.py",
-    "generation/test_pruning.py",
-    "generation/test_speculative.py",
-    "generation/test_stream.py",
+    "generation/",
     "interop/test_family_parity.py",
-    "models/test_families.py",
+    "models/",
     "policies/",
     "sampling/test_contract.py",
     "sampling/test_diagnostics.py",
@@ -62,6 +59,7 @@ _COMPILED_QUICKLY = (
     "sampling/test_sharding.py",
     "sampling/test_speculative.py",
     "selection/",
+    "sharding/",
     "test_populations.py",
     "test_rounds.py",
     "training/",

@@ -27,7 +27,7 @@ examples:
 
 def command(arguments: list[str]) -> ExitCode:
     """Prints the candidates of a prompt, a table for each time that it was drawn."""
-    from ..language.explain import draw_again, places_of, tell
+    from ..language.explain import draw_again, places_of, tell, what_draws_say
     from ..language.sliced import labels_by
     from ..terminal.console import Console
 
@@ -59,16 +59,7 @@ def command(arguments: list[str]) -> ExitCode:
         )
         for one in told:
             console.say("\n".join(_lines(one, num)))
-    if draws.coin is not None:
-        console.say(f"u: the coin of {draws.by}, drawn again; all stored verdicts come out again")
-    elif draws.same.all():
-        console.say("no coin is tossed for each candidate; all stored verdicts come out again")
-    else:
-        console.say(
-            f"the rule, run again, gives another verdict on {int((~draws.same).sum())} of "
-            f"{draws.same.size} candidates of the round (early stop, or another version): "
-            "its draws cannot be shown"
-        )
+    console.say(what_draws_say(draws))
     return ExitCode.OK
 
 

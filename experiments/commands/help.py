@@ -16,6 +16,7 @@ examples:
   rsft tune sweep=beta_lr sweep.workers=2      search for the best settings
   rsft run -cd my_configs reward=mine          options from your own folder, my_configs/reward/
   rsft report FOLDER                           write FOLDER/report.html again
+  rsft view FOLDER                             look at candidates in the browser while it runs
   rsft report runs                             compare the runs below a folder on one page
   rsft evaluate FOLDER                         score the tuned policy again on held-out prompts
   rsft export FOLDER -o DIR                    write the tuned policy for Hugging Face Transformers

@@ -6,15 +6,14 @@ the process that its lock names is; one that says so and is not was killed, and 
 
 import datetime
 import json
-import os
 import re
-import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..runs.folder import read_events, read_status
+from ..runs.state import state_of
 from ..settings.schema import RunConfig
 from ..terminal.errors import ConfigError, ExitCode, shown
 from ..terminal.parser import Parser
@@ -94,7 +93,7 @@ def _run(folder: Path) -> dict[str, Any]:
         events = read_events(folder)
     except ConfigError:
         events = []
-    state, pid = _state(folder, status)
+    state, pid = state_of(folder, status)
     kind = RunConfig.variants().get(str(status.get("kind")))
     metric, value = (None, None) if kind is None else (kind.MAIN_METRIC, None)
     if kind is not None and metric is not None:
@@ -114,37 +113,6 @@ def _run(folder: Path) -> dict[str, Any]:
         "pid": pid,
         "started": status.get("started"),
     }
-
-
-def _state(folder: Path, status: dict[str, Any]) -> tuple[str, int | None]:
-    """The state that is so, and the process if one is at work."""
-    state = str(status.get("status", "unknown"))
-    if state != "running":
-        return state, None
-    try:
-        owner = (folder / ".lock").read_text(encoding="utf-8")
-    except OSError:
-        owner = ""
-    match = re.match(r"process (\d+) on (\S+),", owner)
-    if match is None:
-        return "interrupted", None
-    pid, host = int(match[1]), match[2]
-    if host != socket.gethostname():
-        return f"running on {host}", pid
-    return ("running", pid) if _is_alive(pid) else ("interrupted", None)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:  # a process that has ended and that nobody has waited for
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return True
 
 
 def _num_rounds(folder: Path) -> int | None:

@@ -1,12 +1,13 @@
 """Rejection sampling fine-tuning of a language model."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..settings.schema import LanguageConfig
 from ..terminal.errors import ExitCode
-from . import Kind, write_report
+from . import Kind
 
 if TYPE_CHECKING:
     from ..language.opened import Opened
@@ -19,6 +20,14 @@ def run(config: LanguageConfig, folder: "RunFolder") -> ExitCode:
     from ..language.run import run_language
 
     return run_language(config, folder)
+
+
+def report(folder: Path) -> Path:
+    """Writes report.html and the figures of a run into its folder, with the draws of candidates."""
+    from ..language.coins import coins_of
+    from ..report import write_report
+
+    return write_report(folder, functools.partial(coins_of, folder))
 
 
 def evaluate(folder: Path, allow_packages: Sequence[str] = ()) -> ExitCode:
@@ -52,7 +61,7 @@ def open_policy(
 KIND = Kind(
     settings=LanguageConfig,
     run=run,
-    report=write_report,
+    report=report,
     evaluate=evaluate,
     export=export,
     open=open_policy,

@@ -151,6 +151,19 @@ def draw_again(
     return Draws(same, coin, below, by)
 
 
+def what_draws_say(draws: Draws) -> str:
+    """What there is to say of the draws of a round, a sentence."""
+    if draws.coin is not None:
+        return f"u: the coin of {draws.by}, drawn again; all stored verdicts come out again"
+    if draws.same.all():
+        return "no coin is tossed for each candidate; all stored verdicts come out again"
+    return (
+        f"the rule, run again, gives another verdict on {int((~draws.same).sum())} of "
+        f"{draws.same.size} candidates of the round (early stop, or another version): "
+        "its draws cannot be shown"
+    )
+
+
 def _coin(
     settings: SelectionConfig, key: PRNGKey, candidates: Candidates, allowed: Sequence[str]
 ) -> tuple[np.ndarray | None, np.ndarray | None, str]:

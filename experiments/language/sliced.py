@@ -59,15 +59,22 @@ def asked_prompts(
             f"{field}: needs the columns of the prompts, which {shown(str(folder))} does not hold; "
             "give the folder of the run, or a JSON Lines file with the columns"
         )
-    if run.candidates is not None and not heldout:
-        prompts = read_given(run).prompts
-    else:
-        prompts = make.load_prompt_split(run.data, heldout=heldout)
-    known = {prompt.id: prompt for prompt in prompts}
+    known = {prompt.id: prompt for prompt in prompts_of(run, heldout=heldout)}
     for name in record.prompt_ids:
         if name not in known:
             raise ConfigError(f"{field}: prompt {shown(name)} is no longer in the data of the run")
     return [known[name] for name in record.prompt_ids]
+
+
+def prompts_of(run: LanguageConfig, *, heldout: bool) -> list[Prompt]:
+    """The prompts of a run with their columns, those of a split.
+
+    Raises:
+      ConfigError: they cannot be read any more.
+    """
+    if run.candidates is not None and not heldout:
+        return read_given(run).prompts
+    return make.load_prompt_split(run.data, heldout=heldout)
 
 
 def labels_of(prompts: Sequence[Prompt], column: str, field: str) -> list[Label]:

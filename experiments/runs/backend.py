@@ -20,3 +20,11 @@ def device_name() -> str:
     """How many devices there are, and of what kind: "8 x cpu"."""
     devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind}"
+
+
+def use_cpu() -> None:
+    """Leaves accelerators to others: for a command that looks on while a run has them.
+
+    Must come before the first array.
+    """
+    jax.config.update("jax_platforms", "cpu")

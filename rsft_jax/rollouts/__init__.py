@@ -6,7 +6,7 @@ from rsft_jax.rollouts.pairs import (
     pair_rows,
     random_pairs,
 )
-from rsft_jax.rollouts.parquet import Rollouts, read_rollouts, write_rollouts
+from rsft_jax.rollouts.parquet import Rollouts, read_rollouts, scan_rollouts, write_rollouts
 from rsft_jax.rollouts.record import Record, Verdict, from_rows, read_jsonl, to_rows
 from rsft_jax.rollouts.schema import (
     COLUMNS,
@@ -38,6 +38,7 @@ __all__ = [
     "random_pairs",
     "read_jsonl",
     "read_rollouts",
+    "scan_rollouts",
     "to_rows",
     "write_rollouts",
 ]

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import os
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from rsft_jax.rollouts import schema
+
+_BUFFER_BYTES = 1 << 20  # of a column that is read in pieces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +128,65 @@ def read_rollouts(path: str | os.PathLike[str], *, without: Collection[str] = ()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is damaged or not a Parquet file: {error}") from error
     return Rollouts({name: _from_arrow(table[name]) for name in table.column_names})
+
+
+def scan_rollouts(
+    path: str | os.PathLike[str],
+    columns: Collection[str] | None = None,
+    *,
+    without: Collection[str] = (),
+    batch_rows: int = 4096,
+) -> Iterator[Rollouts]:
+    """Reads columns of a rollout file piece by piece, so that it need not fit in memory.
+
+    Args:
+      path: a file as written by `write_rollouts`.
+      columns: those to read, as far as the file has them; None for all.
+      without: columns to leave unread.
+      batch_rows: the most rows of a piece, at least 1.
+
+    Yields:
+      The rows in order. A file that is replaced meanwhile is read to the end as it was.
+
+    Raises:
+      ImportError: pyarrow is not installed.
+      FileNotFoundError: there is no such file.
+      ValueError: `batch_rows` is too small, or the file is as `read_rollouts` refuses it.
+
+    Example:
+      >>> import tempfile
+      >>> rows = {
+      ...     "round": [1, 1], "arm": ["policy"] * 2, "prompt_id": ["p0"] * 2, "candidate": [0, 1],
+      ...     "prompt": ["Once"] * 2, "completion": [" upon", " more"], "tokens": [[7, 2], [9]],
+      ...     "log_probs": [[-0.5, -0.1], [-1.0]], "finished": [True] * 2, "reward": [0.3, 0.1],
+      ...     "judge": [0.0, 0.0],
+      ... }
+      >>> folder = tempfile.TemporaryDirectory()
+      >>> file = write_rollouts(folder.name + "/one.parquet", rows)
+      >>> [piece.columns for piece in scan_rollouts(file, ["completion"], batch_rows=1)]
+      [{'completion': [' upon']}, {'completion': [' more']}]
+    """
+    if batch_rows < 1:
+        raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
+    pa = _pyarrow()
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no rollout file at {path}")
+    try:
+        with pa.parquet.ParquetFile(
+            path, page_checksum_verification=True, buffer_size=_BUFFER_BYTES
+        ) as file:
+            _check_types(file.schema_arrow, path)
+            names = [
+                name
+                for name in file.schema_arrow.names
+                if name not in without and (columns is None or name in columns)
+            ]
+            for batch in file.iter_batches(batch_rows, columns=names, use_threads=False):
+                table = pa.Table.from_batches([batch])
+                yield Rollouts({name: _from_arrow(table[name]) for name in names})
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged or not a Parquet file: {error}") from error
 
 
 def _pyarrow() -> ModuleType:

@@ -151,7 +151,7 @@ def to_rows(
 def from_rows(rows: Rollouts, *, with_verdict: bool = False) -> list[Record]:
     """The records that rows of a rollout file hold, one for each round and arm.
 
-    A prompt that was drawn twice in a round, in two places, is two prompts again.
+    A prompt that was drawn twice in a round, in two places or by two draws, is two prompts again.
 
     Args:
       rows: of a file.
@@ -159,9 +159,10 @@ def from_rows(rows: Rollouts, *, with_verdict: bool = False) -> list[Record]:
         candidates in order to judge them has no use for it.
     """
     places = rows.columns.get("place", np.zeros(rows.num_rows, int))
-    by_record: dict[tuple[int, str], dict[tuple[str, int], list[int]]] = {}
+    draws = rows.columns.get("draw", [""] * rows.num_rows)
+    by_record: dict[tuple[int, str], dict[tuple[str, int, str], list[int]]] = {}
     for row, (round_, arm) in enumerate(zip(rows["round"], rows["arm"])):
-        draw = (rows["prompt_id"][row], int(places[row]))
+        draw = (rows["prompt_id"][row], int(places[row]), draws[row])
         by_record.setdefault((int(round_), arm), {}).setdefault(draw, []).append(row)
     with_verdict = with_verdict and "accepted" in rows.columns
     return [_record(rows, *name, by_draw, with_verdict) for name, by_draw in by_record.items()]
@@ -171,10 +172,10 @@ def _record(
     rows: Rollouts,
     round_: int,
     arm: str,
-    by_draw: dict[tuple[str, int], list[int]],
+    by_draw: dict[tuple[str, int, str], list[int]],
     with_verdict: bool,
 ) -> Record:
-    names = [name for name, _ in by_draw]
+    names = [name for name, _, _ in by_draw]
     visits = np.array([names[:i].count(name) for i, name in enumerate(names)])
     first = [some[0] for some in by_draw.values()]
     # Candidates of a further visit are numbered on from those of the visits before it.

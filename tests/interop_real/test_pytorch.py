@@ -63,6 +63,27 @@ def module(tmp_path_factory):
     return transformers.AutoModelForCausalLM.from_pretrained(folder, **kwargs).eval()
 
 
+def assert_same_draws(theirs, ours):
+    """The same candidates, but for one at most whose draw lay between two tokens.
+
+    A token is drawn by where one uniform number falls among cumulative probabilities, which two
+    libraries round by themselves: seldom, it falls on either side of a border, on neighbours.
+    """
+    tokens = np.asarray(theirs.tokens)
+    differ = np.argwhere((tokens != np.asarray(ours.tokens)).any(-1))
+    assert len(differ) <= 1
+    for row in map(tuple, differ):
+        place = np.argmax(tokens[row] != np.asarray(ours.tokens)[row])
+        drawn = {int(found.tokens[row][place]) for found in (theirs, ours)}
+        assert max(drawn) - min(drawn) == 1
+    same = (tokens == np.asarray(ours.tokens)).all(-1)
+    for field in ("tokens", "lengths", "finished", "failed"):
+        mine, other = (np.asarray(getattr(found, field))[same] for found in (ours, theirs))
+        np.testing.assert_array_equal(other, mine, field)
+    mine, other = (np.asarray(found.log_probs)[same] for found in (ours, theirs))
+    np.testing.assert_allclose(other, mine, atol=2e-4)
+
+
 @pytest.mark.parametrize("name", LAWS)
 def test_a_module_draws_and_scores_what_our_model_does(module, name):
     sampling = law(**LAWS[name])
@@ -70,9 +91,7 @@ def test_a_module_draws_and_scores_what_our_model_does(module, name):
     ours = generate(KEY, LOGITS, tiny_params(), PROMPTS, init_cache=own_cache, **options)
     for more in ({}, {"cached": False}, {"rows_at_once": 2, "num_threads": 1}):
         theirs = torch_generate(KEY, module, PROMPTS, **options, **more)
-        for field in ("tokens", "lengths", "finished", "failed"):
-            np.testing.assert_array_equal(getattr(theirs, field), getattr(ours, field), field)
-        np.testing.assert_allclose(theirs.log_probs, ours.log_probs, atol=2e-4)
+        assert_same_draws(theirs, ours)
     found = torch_score(module, PROMPTS, ours, sampling=sampling, rows_at_once=2)
     np.testing.assert_allclose(found, ours.log_probs, atol=2e-4)
     expected = score(LOGITS, tiny_params(), PROMPTS, ours, sampling=law())

@@ -9,7 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rsft_jax.rollouts import COLUMNS, SELECTION_COLUMNS, read_rollouts, write_rollouts
+from rsft_jax.rollouts import (
+    COLUMNS,
+    SELECTION_COLUMNS,
+    read_rollouts,
+    scan_rollouts,
+    write_rollouts,
+)
 
 
 def _rows(num=4, selection=True):
@@ -77,6 +83,44 @@ def test_columns_can_be_left_unread(tmp_path):
     path = write_rollouts(tmp_path / "a.parquet", _rows())
     back = read_rollouts(path, without=("tokens", "log_probs", "no such column"))
     assert set(back.columns) == set(_rows()) - {"tokens", "log_probs"}
+
+
+def test_pieces_together_are_the_file(tmp_path):
+    path = write_rollouts(tmp_path / "a.parquet", _rows(num=7))
+    pieces = list(scan_rollouts(path, batch_rows=3))
+    assert [piece.num_rows for piece in pieces] == [3, 3, 1]
+    whole = read_rollouts(path)
+    assert all(list(piece.columns) == list(whole.columns) for piece in pieces)
+    for name, values in whole.columns.items():
+        joined = [value for piece in pieces for value in piece[name]]
+        for one, other in zip(joined, values, strict=True):
+            np.testing.assert_array_equal(one, other)
+    some = list(scan_rollouts(path, ["reward", "prompt", "unknown"], without=["prompt"]))
+    assert [list(piece.columns) for piece in some] == [["reward"]]
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(tmp_path):
+    path = write_rollouts(tmp_path / "a.parquet", _rows(num=600))
+    pieces = scan_rollouts(path, ["candidate", "completion"], batch_rows=200)
+    first = next(pieces)
+    write_rollouts(path, _rows(num=2))
+    assert sum(piece.num_rows for piece in [first, *pieces]) == 600
+
+
+def test_pieces_of_a_damaged_file_are_refused(tmp_path):
+    path = write_rollouts(tmp_path / "a.parquet", _rows(num=200))
+    with pytest.raises(ValueError, match="batch_rows must be at least 1, got 0"):
+        next(scan_rollouts(path, batch_rows=0))
+    column = pq.ParquetFile(path).metadata.row_group(0).column(9)  # reward
+    data = bytearray(path.read_bytes())
+    begin = column.dictionary_page_offset or column.data_page_offset
+    data[begin + column.total_compressed_size - 40] ^= 1
+    path.write_bytes(data)
+    assert sum(piece.num_rows for piece in scan_rollouts(path, ["judge"])) == 200
+    with pytest.raises(ValueError, match="damaged"):
+        list(scan_rollouts(path, ["reward"]))
+    with pytest.raises(FileNotFoundError, match=r"no rollout file at .*b\.parquet"):
+        next(scan_rollouts(tmp_path / "b.parquet"))
 
 
 def test_no_candidates_is_a_file_with_no_rows(tmp_path):

@@ -82,6 +82,18 @@ def test_a_prompt_drawn_twice_in_a_round_is_two_prompts_again(tmp_path):
     assert to_rows(again, {"place": [4, 4, 4, 1, 1, 1]})["candidate"] == rows["candidate"]
 
 
+def test_a_prompt_drawn_twice_at_its_place_in_the_set_is_two_prompts_by_its_draws(tmp_path):
+    # As a run writes it: the place is the prompt's, and each visit is a draw of its own.
+    record = _record(prompt_ids=["a", "a"], prompts=["A", "A"], visits=np.array([0, 1]))
+    rows = to_rows(record, {"place": [4] * 6, "draw": ["d0"] * 3 + ["d1"] * 3})
+    (again,) = from_rows(read_rollouts(write_rollouts(tmp_path / "one.parquet", rows)))
+    assert again.visits is not None
+    assert again.visits.tolist() == [0, 1]
+    assert again.places.tolist() == [4, 4]
+    assert again.texts == record.texts
+    np.testing.assert_array_equal(again.drawn, record.drawn)
+
+
 def test_rows_hold_the_verdict_and_rounds_and_arms_are_records_of_their_own(tmp_path):
     shape = (2, 3)
     accepted = np.array([[True, False, True], [True, False, False]])

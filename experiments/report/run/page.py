@@ -16,7 +16,7 @@ from ..page import Plan, write_page
 from ..plot import STYLE, Plot
 from . import tables
 from .figures import language_figures
-from .samples import candidate_tables, side_by_side
+from .samples import CoinsOf, candidate_tables, side_by_side
 from .slice_tables import heldout_slices_table, selection_slices_table
 from .textbook_figures import gaussian_figures, law_events
 
@@ -30,7 +30,7 @@ class Step:
     note: str
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, coins: CoinsOf | None = None) -> Path:
     """Writes `report.html` and `figures/*.png` into the folder of a run, from that folder alone.
 
     A run that is unfinished, failed, or has files that cannot be read gets a report of what there
@@ -38,6 +38,8 @@ def write_report(folder: Path) -> Path:
 
     Args:
       folder: the output_dir of a run.
+      coins: `(round, arm)` -> the draws of its candidates by prompt and number, and a sentence on
+        them; None where nobody draws them again.
 
     Returns:
       The path of the page.
@@ -48,11 +50,11 @@ def write_report(folder: Path) -> Path:
     folder = Path(folder)
     run = load_run(folder)
     with matplotlib.rc_context(STYLE):
-        plots, context = _content(run)
+        plots, context = _content(run, coins)
     return write_page(folder, "run.html.jinja", plots, _plan(run), context)
 
 
-def _content(run: Run) -> tuple[list[Plot], dict[str, Any]]:
+def _content(run: Run, coins: CoinsOf | None) -> tuple[list[Plot], dict[str, Any]]:
     """Draws the figures of the run's kind, and finds its words."""
     context = {
         "run": run,
@@ -62,7 +64,7 @@ def _content(run: Run) -> tuple[list[Plot], dict[str, Any]]:
         "facts": _facts(run),
         "steps": _steps(run),
         "samples": side_by_side(run),
-        "candidates": candidate_tables(run),
+        "candidates": candidate_tables(run, coins),
         "versions": _versions(run),
         "command": _command(run),
     }

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ _NUM_EXTREME = 3  # prompts shown at each end
 _NUM_FIRST = 2  # prompts shown for being the first of the file
 _NUM_PROMPTS = 3  # prompts whose candidates are listed
 _MAX_CANDIDATES = 16
+
+CoinsOf = Callable[[int, str], tuple[Mapping[tuple[str, int], tuple[float, float]], str]]
+"""`(round, arm) -> (prompt, candidate) -> (u, what it must be below)`, and a sentence on them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Candidate:
     Attributes:
       accepted: whether it was kept.
       reason: why.
-      numbers: rank of its reward, reward, judge, its terms, the accept probability.
+      numbers: rank of its reward, reward, judge, its terms, the accept probability, and where coins
+        are known its u and what that must be below.
       text: the completion.
     """
 
@@ -73,6 +77,7 @@ class Candidates:
       columns: names of the numbers.
       rows: the candidates.
       num_hidden: candidates beyond those listed.
+      note: on the draws; "" for none.
     """
 
     prompt_id: str
@@ -81,6 +86,7 @@ class Candidates:
     columns: tuple[str, ...]
     rows: tuple[Candidate, ...]
     num_hidden: int
+    note: str
 
 
 def side_by_side(run: Run) -> list[SideBySide]:
@@ -123,8 +129,13 @@ def side_by_side(run: Run) -> list[SideBySide]:
     ]
 
 
-def candidate_tables(run: Run) -> list[Candidates]:
-    """Lists the candidates of a few prompts of the policy's last round, some kept and some not."""
+def candidate_tables(run: Run, coins: CoinsOf | None = None) -> list[Candidates]:
+    """Lists the candidates of a few prompts of the policy's last round, some kept and some not.
+
+    Args:
+      run: the run.
+      coins: see `page.write_report`.
+    """
     parts = [p for p in run.rollouts if p.arm == "policy" and "reason" in p.data.columns]
     if not parts:
         return []
@@ -136,8 +147,10 @@ def candidate_tables(run: Run) -> list[Candidates]:
     mixed = [prompt for prompt, own in rows.items() if 0 < accepted[own].sum() < len(own)]
     others = [prompt for prompt in rows if prompt not in mixed]
     prompts = without_template(part.data["prompt"])
+    drawn = ({}, "") if coins is None else coins(part.round, part.arm)
+    weights = {name: run.setting(f"reward.{name}.weight") for name in part.data.terms}
     return [
-        _candidates(part, prompt, prompts[rows[prompt][0]], rows[prompt])
+        _candidates(part, prompt, prompts[rows[prompt][0]], rows[prompt], weights, drawn)
         for prompt in (mixed + others)[:_NUM_PROMPTS]
     ]
 
@@ -169,19 +182,24 @@ def _common_start(texts: Sequence[str]) -> str:
     return first[:length]
 
 
-def _candidates(part: Part, prompt: str, shown: str, rows: Sequence[int]) -> Candidates:
-    data = part.data
+def _candidates(
+    part: Part,
+    prompt: str,
+    shown: str,
+    rows: Sequence[int],
+    weights: Mapping[str, Any],
+    drawn: tuple[Mapping[tuple[str, int], tuple[float, float]], str],
+) -> Candidates:
+    data, (coins, note) = part.data, drawn
     reward = data["reward"]
     order = sorted(rows, key=lambda row: -reward[row] if math.isfinite(reward[row]) else math.inf)
     columns = ["reward", "judge", *(f"term/{name}" for name in data.terms), "accept_prob"]
+    heads = ["reward", "judge", *(_weighted(name, weights[name]) for name in data.terms)]
     return Candidates(
         prompt_id=text.printable(prompt),
         prompt=text.printable(shown),
         round=part.round,
-        columns=(
-            "rank",
-            *(name.removeprefix("term/").replace("accept_prob", "P(accept)") for name in columns),
-        ),
+        columns=("rank", *heads, "P(accept)", *(("u", "u below") if coins else ())),
         rows=tuple(
             Candidate(
                 accepted=bool(data["accepted"][row]),
@@ -189,13 +207,26 @@ def _candidates(part: Part, prompt: str, shown: str, rows: Sequence[int]) -> Can
                 numbers=(
                     _rank(reward[row], reward[rows]),
                     *(text.number(float(data[name][row])) for name in columns),
+                    *(_coin(coins.get((prompt, int(data["candidate"][row])))) if coins else ()),
                 ),
                 text=text.printable(data["completion"][row]).strip(),
             )
             for row in order[:_MAX_CANDIDATES]
         ),
         num_hidden=max(0, len(rows) - _MAX_CANDIDATES),
+        note=text.printable(note),
     )
+
+
+def _weighted(name: str, weight: Any) -> str:
+    """The head of a term: with its weight in the reward, where that is not 1."""
+    is_other = isinstance(weight, int | float) and weight != 1
+    return f"{name} ×\u00a0{weight:g}".replace("-", text.MINUS) if is_other else name
+
+
+def _coin(coin: tuple[float, float] | None) -> tuple[str, str]:
+    """u and what it must be below; four decimals, since they may be close."""
+    return ("", "") if coin is None else (text.number(coin[0], 4), text.number(coin[1], 4))
 
 
 def _rank(reward: float, all_of_prompt: np.ndarray) -> str:

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from rsft_jax.experiments.applications.pretraining import Pass
+from rsft_jax.experiments.applications.recommendation import pretrain
 from rsft_jax.experiments.applications.recommendation.__main__ import main
 from rsft_jax.experiments.applications.recommendation.baselines import (
     factorisation,
@@ -17,6 +19,7 @@ from rsft_jax.experiments.applications.recommendation.movielens import (
 from rsft_jax.experiments.applications.recommendation.pretrain import film_tokenizer
 from rsft_jax.experiments.applications.recommendation.prompts import (
     SEPARATOR,
+    History,
     Split,
     check_no_leak,
     prompt_rows,
@@ -203,6 +206,23 @@ def test_a_film_is_one_token_and_a_history_its_films(tmp_path):
         film_tokenizer(["Heat (1995)"] * 2)
     with pytest.raises(ValueError, match=r"without ' \| '"):
         film_tokenizer(["Heat | Fargo"])
+
+
+def test_pretraining_keeps_the_pass_with_the_best_loss_and_ends_without_a_better_one(monkeypatch):
+    histories = [History(np.arange(3), np.arange(3)) for _ in range(4)]
+    losses, seen = iter([3.0, 1.0, 2.0, 1.5, 0.5]), []
+
+    def passes(made, settings, batches):
+        for number in range(1, 6):
+            seen.append(number)
+            yield Pass(number, 0.0, {"number": number})
+
+    monkeypatch.setattr(pretrain, "passes", passes)
+    monkeypatch.setattr(pretrain, "_mean_loss", lambda model: lambda params, batches: next(losses))
+    settings = pretrain.FilmPretraining(d_model=4, num_layers=1, patience=2)
+    made = pretrain.pretrain(histories, ["a", "b", "c"], settings, lambda text: None)
+    assert made.params == {"number": 2}
+    assert seen == [1, 2, 3, 4]
 
 
 def test_baselines_know_nothing_of_the_test_period():

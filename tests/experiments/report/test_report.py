@@ -1,5 +1,7 @@
 """The report of a run: its numbers, its words, what it leaves out, and what no page may do."""
 
+import functools
+import html
 import html.parser
 import json
 import math
@@ -10,11 +12,13 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 
+from rsft_jax.experiments.kinds.language import report
+from rsft_jax.experiments.language.coins import coins_of
 from rsft_jax.experiments.report import write_report
 from rsft_jax.experiments.report.comparisons import compare, headline
 from rsft_jax.experiments.report.load import load_run
 from rsft_jax.experiments.report.run import figures
-from rsft_jax.experiments.report.run.samples import without_template
+from rsft_jax.experiments.report.run.samples import candidate_tables, without_template
 from rsft_jax.experiments.report.run.slice_tables import (
     heldout_slices_table,
     selection_slices_table,
@@ -24,6 +28,7 @@ from rsft_jax.experiments.report.text import interval, number, percent, signed
 from rsft_jax.metrics import paired_difference_interval
 from rsft_jax.rollouts import read_rollouts, write_rollouts
 from tests.experiments.browser import CHROMIUM, look_at
+from tests.experiments.stored_run import write_stored_run
 from tests.experiments.synthetic_run import NASTY, write_synthetic_gaussian, write_synthetic_run
 
 LANGUAGE_FIGURES = {
@@ -504,3 +509,41 @@ def test_without_slices_there_is_no_table_of_them(tmp_path):
     run = load_run(write_synthetic_run(tmp_path / "run", rounds=1))
     assert heldout_slices_table(run) is None
     assert selection_slices_table(run) is None
+
+
+def test_candidates_show_their_draws_and_what_these_must_be_below(tmp_path):
+    rso = ("selection.beta=0.3", "selection.max_reward=1.0", "selection.budget=2")
+    folder = write_stored_run(tmp_path / "run", *rso, prompts=4, rounds=1)
+    drawn = coins_of(folder, 1, "policy")
+    groups = candidate_tables(load_run(folder), functools.partial(coins_of, folder))
+    assert groups[0].columns[-3:] == ("P(accept)", "u", "u below")
+    assert "offensive ×\u00a0−1" in groups[0].columns
+    data = read_rollouts(folder / "rollouts" / "round-001-policy.parquet")
+    known = 0
+    for group in groups:
+        own = [i for i, name in enumerate(data["prompt_id"]) if name == group.prompt_id]
+        reward = np.asarray(data["reward"])[own]
+        order = np.asarray(own)[np.argsort(-np.nan_to_num(reward, nan=-9.0), kind="stable")]
+        for row, shown in zip(order, group.rows, strict=True):
+            coin = drawn.of.get((group.prompt_id, int(data["candidate"][row])))
+            wanted = ("", "") if coin is None else tuple(f"{value:.4f}" for value in coin)
+            assert shown.numbers[-2:] == wanted
+            assert (shown.reason == "not scored") == (coin is None)
+            if coin is not None:
+                known += 1
+                assert (coin[0] < coin[1]) == ("statistical" not in shown.reason)
+    assert known > 20
+    page = report(folder).read_text()
+    assert (
+        "Draws: u: the coin of statistical_rejection(beta=0.3, max_reward=1), drawn again" in page
+    )
+    assert groups[0].rows[0].numbers[-2] in page
+    assert ">u below<" not in write_report(folder).read_text()
+
+
+def test_a_round_whose_draws_cannot_be_shown_says_why(tmp_path):
+    folder = write_synthetic_run(tmp_path / "run", rounds=1)
+    found = coins_of(folder, 1, "policy")  # its settings are no run's
+    assert not found.of
+    assert found.note.startswith("the draws cannot be shown: ")
+    assert found.note in html.unescape(report(folder).read_text())
