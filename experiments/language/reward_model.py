@@ -120,7 +120,7 @@ def fit_reward(
       ValueError: no row is left on one side, or the training rows have one score.
     """
     problem = "regression" if fitting.loss == "regression" else None
-    keys = jax.random.split(jax.random.key(fitting.seed), 3)
+    keys = list(jax.random.split(jax.random.key(fitting.seed), 3))
     made = new_classifier(keys[0], base, problem_type=problem)
     longest = made.model.config.max_length if max_length is None else max_length
     ids = [[made.encode(row.prompt.messages, text) for text in row.texts] for row in examples]
@@ -158,12 +158,12 @@ def _set_aside(
     places: np.ndarray, groups: Sequence[str], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows to train on, and those of the groups that choose the pass; none of few groups."""
-    names = sorted({groups[i] for i in places})
+    names = sorted({groups[int(i)] for i in places})
     if len(names) < 5:
         return places, places[:0]
     drawn = np.random.default_rng((seed, 1)).permutation(len(names))
     chosen = {names[i] for i in drawn[: max(1, round(_SET_ASIDE * len(names)))]}
-    is_aside = np.array([groups[i] in chosen for i in places])
+    is_aside = np.array([groups[int(i)] in chosen for i in places])
     return places[~is_aside], places[is_aside]
 
 

@@ -45,6 +45,9 @@ def test_every_option_of_every_group_composes(group, option):
     if option in ("local", "jsonl"):  # the two whose path is the user's to give
         assert "path: missing" in refusal(overrides)
         overrides.append(f"{group}.path=somewhere")
+    if option == "learned":
+        assert "reward.learned.path: missing" in refusal(overrides)
+        overrides.append(f"{group}.learned.path=somewhere")
     if option == "endpoint":
         assert "base_url: missing" in refusal(overrides)
         overrides += [f"{group}.base_url=http://127.0.0.1/v1", f"{group}.model=m"]
