@@ -6,7 +6,7 @@ import pytest
 
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.planning import machine as plan_machine
-from rsft_jax.experiments.planning import sizes
+from rsft_jax.experiments.planning import plan, sizes
 from rsft_jax.experiments.planning.machine import Chip
 from rsft_jax.experiments.planning.programs import decode_program, train_program
 from rsft_jax.experiments.planning.shapes import SHAPES, num_parameters
@@ -73,6 +73,14 @@ def test_frozen_parameters_that_keep_bfloat16_are_counted_so(capsys):
         assert of_wide - sizes_of == pytest.approx(2 * num_parameters(CONFIG) / 2)
     assert main(["plan", "smollm2-135m", "--params-dtype", "checkpoint"]) == 2
     assert "--params-dtype: 'checkpoint'; must be float32 with" in capsys.readouterr().err
+
+
+def test_the_dtype_that_is_asked_for_is_the_one_that_is_planned(monkeypatch):
+    planned = []
+    monkeypatch.setattr(plan, "_plan_one", lambda config, work, *_: planned.append(work) or True)
+    for flags in (["--params-dtype", "checkpoint"], []):
+        assert main(["plan", "smollm2-135m", "--part", "lora", *flags]) == 0
+    assert [work.frozen_bytes for work in planned] == [2, 4]
 
 
 @pytest.mark.multi_device
