@@ -32,7 +32,7 @@ LIBRARY = {
     "sharding": "types numerics",
     "training": "types numerics models sharding",
     # Answers of endpoints are kept in the rollout store; a module of PyTorch draws by our law.
-    "interop": "types numerics generation data models rollouts",
+    "interop": "types texts numerics generation data models rollouts",
     "round_types": "types selection",
     "rounds": "types numerics generation round_types selection",
     "policies": "types numerics data generation interop metrics models rewards rollouts rounds"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .checks import is_path
+from .rewards import RewardTerm
 from .schema import RunConfig
 
 _MISSING = "???"  # what Hydra calls a value that the user must give
@@ -60,8 +61,23 @@ def _with_paths(data: dict[str, Any], change: Callable[[str], str]) -> dict[str,
         values = data.get(group) if group else data
         if not isinstance(values, dict):
             continue
-        path = values.get(leaf)
-        if isinstance(path, str) and path != _MISSING and is_path(path):
-            changed = {**values, leaf: change(path)}
-            data = {**data, group: changed} if group else changed
+        changed = _with_path(values, leaf, change)
+        data = {**data, group: changed} if group else changed
+    if isinstance(reward := data.get("reward"), dict):
+        data = {**data, "reward": {n: _of_term(term, change) for n, term in reward.items()}}
     return data
+
+
+def _of_term(term: Any, change: Callable[[str], str]) -> Any:
+    """The settings of a term of the reward with every path changed."""
+    kind = RewardTerm.variants().get(str(term.get("term"))) if isinstance(term, dict) else None
+    for name in kind.PATHS if kind is not None else ():
+        term = _with_path(term, name, change)
+    return term
+
+
+def _with_path(values: dict[str, Any], name: str, change: Callable[[str], str]) -> dict[str, Any]:
+    path = values.get(name)
+    if isinstance(path, str) and path != _MISSING and is_path(path):
+        return {**values, name: change(path)}
+    return values

@@ -184,6 +184,15 @@ class Tokenizer:
         }
         return _rebuild, (self.definition, options)
 
+    def with_pad(self, pad_id: int) -> "Tokenizer":
+        """The same tokenizer with another token that fills rows.
+
+        Raises:
+          ValueError: the id lies outside of the vocabulary.
+        """
+        _, (definition, options) = self.__reduce__()
+        return _rebuild(definition, {**options, "pad_id": pad_id})
+
     @functools.cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
         """Ids that end a completion, the first one a turn (`end_id`)."""

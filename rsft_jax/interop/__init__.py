@@ -1,6 +1,12 @@
-"""Other systems' formats: GGUF files, Hugging Face directories, adapters of PEFT, and
-SavedModels."""
+"""Other systems' formats: GGUF files, Hugging Face directories of language models and of sequence
+classifiers, adapters of PEFT, and SavedModels."""
 
+from rsft_jax.interop.classifier import (
+    SequenceClassifier,
+    load_classifier,
+    new_classifier,
+    save_classifier,
+)
 from rsft_jax.interop.gguf import read_gguf
 from rsft_jax.interop.gguf_adapter import write_gguf_adapter
 from rsft_jax.interop.gguf_export import write_gguf
@@ -19,15 +25,19 @@ __all__ = [
     "NnxApply",
     "NnxPolicy",
     "Pretrained",
+    "SequenceClassifier",
     "join_lora",
     "largest_change",
     "load_adapter",
+    "load_classifier",
     "load_pretrained",
+    "new_classifier",
     "nnx_policy",
     "pretrained_dtype",
     "read_gguf",
     "read_huggingface",
     "save_adapter",
+    "save_classifier",
     "save_litert",
     "save_pretrained",
     "save_tensorflow",

@@ -58,10 +58,10 @@ def read_huggingface(
     path = Path(path)
     check_one_model(path)
     raw = read_json(path / "config.json")
-    family, config = _config(path / "config.json", raw)
+    family, config = config_of(path / "config.json", raw)
     tokenizer = read_tokenizer(path, raw)
     config = fit_config(path, config, tokenizer.vocab_size, max_length)
-    shards = _Shards(path)
+    shards = Shards(path)
     params = params_from_tensors(
         path, family, config, shards, params_dtype=params_dtype, done=shards.forget
     )
@@ -101,16 +101,42 @@ def write_huggingface(
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} ids, but the model only {config.vocab_size}"
         )
-    path = Path(path)
     family = family_of(config)
     tensors = tensors_from_params(family, config, params)
+    content = config_json(family, config, tokenizer, dtype)
+    write_folder(Path(path), tensors, content, tokenizer, config.max_length, dtype, max_shard_bytes)
+
+
+def write_folder(
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    content: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    max_length: int,
+    dtype: str,
+    max_shard_bytes: int,
+) -> None:
+    """Writes tensors, `config.json` and tokenizer; see `write_huggingface`.
+
+    Args:
+      path: the directory.
+      tensors: by their names there.
+      content: of `config.json`.
+      tokenizer: the tokenizer.
+      max_length: longest sequence of the model, in tokens.
+      dtype: of the weights.
+      max_shard_bytes: of a file.
+
+    Raises:
+      ValueError: the directory holds weights in a form that is not written here.
+    """
     older_files(path, ())  # refuses before anything is written
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=path) as scratch:
         new = Path(scratch)
         write_shards(new, tensors, dtype, max_shard_bytes)
-        write_json(new / "config.json", _config_json(family, config, tokenizer, dtype))
-        write_tokenizer(new, tokenizer, config.max_length)
+        write_json(new / "config.json", content)
+        write_tokenizer(new, tokenizer, max_length)
         # safetensors makes files that only their owner can read.
         for weights in new.glob("*.safetensors"):
             weights.chmod((new / "config.json").stat().st_mode)
@@ -135,13 +161,13 @@ def huggingface_dtype(path: str | os.PathLike[str]) -> str:
       FileNotFoundError: there are no weights.
     """
     counts: Counter[str] = Counter()
-    for tensor in _Shards(Path(path)).values():
+    for tensor in Shards(Path(path)).values():
         counts[tensor.dtype.name] += tensor.size
     name = counts.most_common(1)[0][0]
     return name if name in DTYPES else "float32"  # of float64 nothing more is read
 
 
-class _Shards(Mapping[str, np.ndarray]):
+class Shards(Mapping[str, np.ndarray]):
     """The tensors of all weight files of a directory."""
 
     def __init__(self, path: Path) -> None:
@@ -174,12 +200,18 @@ class _Shards(Mapping[str, np.ndarray]):
         for file, shard in shards.items():
             if unlisted := sorted(name for name in shard if index.get(name) != file):
                 raise ValueError(f"{path / file}: {unlisted[0]:.80}: {INDEX} does not list it here")
-        self._shards, self._index = shards, index
+        self._shards, self._index = shards, dict(index)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._shards[self._index[name]][name]
 
+    def pop(self, name: str) -> np.ndarray | None:
+        """A tensor, which is then no more among these; None where it never was."""
+        file = self._index.pop(name, None)
+        return None if file is None else self._shards[file][name]
+
     def forget(self, name: str) -> None:
+        """Lets go of the memory of a tensor that has been read."""
         self._shards[self._index[name]].forget(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -189,7 +221,12 @@ class _Shards(Mapping[str, np.ndarray]):
         return len(self._index)
 
 
-def _config(path: Path, content: Mapping[str, Any]) -> tuple[Family, TransformerConfig]:
+def config_of(path: Path, content: Mapping[str, Any]) -> tuple[Family, TransformerConfig]:
+    """The family and the sizes that a `config.json` states.
+
+    Raises:
+      ValueError: it states what no model here computes, or names code or quantized weights.
+    """
     if "auto_map" in content:
         raise ValueError(f"{path}: auto_map: code that comes with a model is not run")
     if content.get("quantization_config"):
@@ -233,9 +270,10 @@ def _check_value(
         )
 
 
-def _config_json(
+def config_json(
     family: Family, config: TransformerConfig, tokenizer: Tokenizer, dtype: str
 ) -> dict[str, Any]:
+    """What `config.json` says of a language model."""
     return {
         "architectures": [family.architecture],
         "model_type": family.model_types[0],

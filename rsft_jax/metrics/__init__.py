@@ -11,6 +11,9 @@
 | `pass_at_k`, `majority_at_k` | Is one of k candidates right, or what most of them say? |
 | `last_number` | What do they say? |
 | `distinct_n`, `self_bleu` | How different are texts from one another? |
+| `pair_accuracy` | In how many pairs is the preferred text ahead? |
+| `spearman`, `spearman_interval` | Do scores order texts as people do? |
+| `by_group` | Whose rows are alike? |
 | `top_items`, `hits_at_k`, `ndcg_at_k` | What is recommended, and how much of it is right? |
 | `catalogue_coverage`, `novelty` | How much of a catalogue do lists show, and how little known? |
 | `Interval`, `PairedComparison`, `Verdict` | In what form do these answer? |
@@ -30,6 +33,7 @@ from rsft_jax.metrics.comparison import (
 from rsft_jax.metrics.diversity import distinct_n, self_bleu
 from rsft_jax.metrics.intervals import Interval, bootstrap_interval, paired_difference_interval
 from rsft_jax.metrics.passk import last_number, majority_at_k, pass_at_k
+from rsft_jax.metrics.preferences import by_group, pair_accuracy, spearman, spearman_interval
 from rsft_jax.metrics.ranking import (
     catalogue_coverage,
     hits_at_k,
@@ -47,6 +51,7 @@ __all__ = [
     "Slices",
     "Verdict",
     "bootstrap_interval",
+    "by_group",
     "catalogue_coverage",
     "compare_paired",
     "distinct_n",
@@ -55,12 +60,15 @@ __all__ = [
     "majority_at_k",
     "ndcg_at_k",
     "novelty",
+    "pair_accuracy",
     "paired_difference_interval",
     "pass_at_k",
     "prompt_means",
     "self_bleu",
     "slice_by",
     "slice_by_paired",
+    "spearman",
+    "spearman_interval",
     "top_items",
     "verdict",
 ]

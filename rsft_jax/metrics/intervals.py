@@ -71,7 +71,7 @@ def bootstrap_interval(
         return Interval(mean, np.nan, np.nan)
     # Centred: rewards of 1e6 that differ in the third decimal keep their digits.
     means = mean + resampled_means(sums - mean * counts, counts, num_resamples, seed)
-    low, high = np.quantile(means, _expanded_quantiles(num_prompts, confidence))
+    low, high = np.quantile(means, expanded_quantiles(num_prompts, confidence))
     return Interval(mean, float(low), float(high))
 
 
@@ -160,7 +160,16 @@ def resampled_means(
     return np.concatenate(parts)
 
 
-def _expanded_quantiles(num_prompts: int, confidence: float) -> tuple[float, float]:
+def expanded_quantiles(num_prompts: int, confidence: float) -> tuple[float, float]:
+    """The two quantiles of a bootstrap over P units, P >= 2, wider than plain ones.
+
+    See `bootstrap_interval`.
+
+    Example:
+      >>> low, high = expanded_quantiles(20, 0.95)
+      >>> round(low, 3), round(high, 3)
+      (0.016, 0.984)
+    """
     from scipy import special  # comes with JAX; 0.1 s, paid by whoever asks for an interval
 
     t = -special.stdtrit(num_prompts - 1, (1.0 - confidence) / 2.0)

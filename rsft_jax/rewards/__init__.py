@@ -12,6 +12,7 @@ from rsft_jax.rewards.columns import ColumnReward, from_columns, to_columns
 from rsft_jax.rewards.combine import WeightedSum, weighted_sum
 from rsft_jax.rewards.equations import equations
 from rsft_jax.rewards.guarded import GuardedReward, RewardError, ScoreReport, as_rewards, guard
+from rsft_jax.rewards.learned import LearnedReward, TextScorer, learned
 from rsft_jax.rewards.length import length_penalty
 from rsft_jax.rewards.offensive import offensive
 from rsft_jax.rewards.readability import reading_ease
@@ -32,10 +33,12 @@ __all__ = [
     "Answer",
     "ColumnReward",
     "GuardedReward",
+    "LearnedReward",
     "PromptRow",
     "RewardError",
     "ScoreReport",
     "Term",
+    "TextScorer",
     "WeightedSum",
     "among",
     "answer",
@@ -46,6 +49,7 @@ __all__ = [
     "from_columns",
     "from_text_score",
     "guard",
+    "learned",
     "length_penalty",
     "offensive",
     "polarity",

@@ -62,9 +62,10 @@ class LossTerms:
     clipped: Array
 
 
-LossFn = Callable[[Params, Batch | PackedBatch], LossTerms]
+LossFn = Callable[[Params, Any], LossTerms]
 """(variables of the model, batch) -> sums; the extension point of `make_train_step`.
 
+A batch is a tree of arrays whose leading axis is that of its rows, such as `Batch`.
 Beside the collections of the model, the variables may hold "reference" (see `with_reference`) and,
 where something is random, "rngs", a dict of keys as `model.apply` takes it.
 """

@@ -17,6 +17,7 @@ from rsft_jax.sharding.rules import TrainShardings
 from rsft_jax.training.batches import Batch, PackedBatch
 from rsft_jax.training.losses import LossFn, LossTerms, completion_loss
 from rsft_jax.training.parts import Part
+from rsft_jax.training.score_batches import PairBatch, RatedBatch
 from rsft_jax.training.state import TrainState
 from rsft_jax.types import Array, Params, PRNGKey, record
 
@@ -50,7 +51,7 @@ class StepMetrics:
     finite: Array
 
 
-AnyBatch = Batch | PackedBatch
+AnyBatch = Batch | PackedBatch | PairBatch | RatedBatch
 
 StepFn = Callable[[TrainState, Params, AnyBatch], tuple[TrainState, StepMetrics]]
 """(state, frozen, batch) -> (state, metrics); the given state is donated and gone afterwards."""
@@ -258,7 +259,7 @@ def _after(known: Array, tree: Any) -> Any:
 
 
 def _split_rows(batch: AnyBatch, parts: int) -> AnyBatch:
-    rows = batch.tokens.shape[0]
+    rows = batch.weights.shape[0]
     if rows % parts:
         near = [n for n in range(1, rows + 1) if rows % n == 0]
         nearest = min(near, key=lambda n: abs(n - parts))

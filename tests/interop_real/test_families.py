@@ -83,8 +83,8 @@ class _Asked(dict):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_no_key_of_transformers_own_configuration_is_ignored(name):
-    from rsft_jax.interop.huggingface import _config
+    from rsft_jax.interop.huggingface import config_of
 
     asked = _Asked(MODELS[name]["config"])
-    _config(Path("config.json"), asked)
+    config_of(Path("config.json"), asked)
     assert not set(asked) - asked.keys_read - _SILENT - _WHEN_ASKED

@@ -35,9 +35,11 @@ class RewardTerm(Open):
     Attributes:
       term: the kind of term.
       weight: of the term in the sum; negative for a penalty. The judge's score is multiplied by it.
+      PATHS: settings of the term that are paths.
     """
 
     FOLDER: ClassVar[str] = "settings.rewards"
+    PATHS: ClassVar[tuple[str, ...]] = ()
     term: str
     weight: float
 

@@ -107,6 +107,8 @@ class Family:
       name: what people call it.
       model_types: `model_type` of a `config.json` that is of this family; the first is written.
       architecture: of the class in Hugging Face transformers that runs what is written.
+      classifier: of the class there that scores a text by its last token
+        (`rsft_jax.models.score_head`).
       gguf_prefix: `general.architecture` of a GGUF file, before each of its keys; None where
         there is none.
       json_only: key of `config.json` -> (value when it is missing, values that the model computes).
@@ -126,6 +128,7 @@ class Family:
     name: str
     model_types: tuple[str, ...]
     architecture: str
+    classifier: str
     gguf_prefix: str | None
     json_only: Mapping[str, tuple[Any, tuple[Any, ...]]]
     gguf_only: Mapping[str, tuple[Any, Any]]

@@ -42,6 +42,7 @@ FAMILY = Family(
     name="Gemma 2",
     model_types=("gemma2",),
     architecture="Gemma2ForCausalLM",
+    classifier="Gemma2ForSequenceClassification",
     gguf_prefix=None,
     json_only={
         "hidden_activation": ("gelu_pytorch_tanh", ("gelu_pytorch_tanh",)),

@@ -51,6 +51,7 @@ FAMILY = Family(
     name="Gemma 3",
     model_types=("gemma3_text",),
     architecture="Gemma3ForCausalLM",
+    classifier="Gemma3TextForSequenceClassification",
     gguf_prefix=None,
     json_only={
         "hidden_activation": ("gelu_pytorch_tanh", ("gelu_pytorch_tanh",)),

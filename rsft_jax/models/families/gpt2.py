@@ -123,6 +123,7 @@ FAMILY = Family(
     name="GPT-2",
     model_types=("gpt2",),
     architecture="GPT2LMHeadModel",
+    classifier="GPT2ForSequenceClassification",
     gguf_prefix="gpt2",
     json_only={
         "activation_function": ("gelu_new", ("gelu_new", "gelu_pytorch_tanh")),

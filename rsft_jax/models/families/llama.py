@@ -33,6 +33,7 @@ FAMILY = Family(
     name="Llama",
     model_types=("llama",),
     architecture="LlamaForCausalLM",
+    classifier="LlamaForSequenceClassification",
     gguf_prefix="llama",
     json_only={"hidden_act": ("silu", ("silu",)), "sliding_window": (False, (False,))},
     gguf_only={"rope.scaling.type": ("none", "none"), "expert_count": (0, 0)},

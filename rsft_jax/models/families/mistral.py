@@ -29,6 +29,7 @@ FAMILY = Family(
     name="Mistral",
     model_types=("mistral",),
     architecture="MistralForCausalLM",
+    classifier="MistralForSequenceClassification",
     gguf_prefix="llama",
     json_only={"hidden_act": ("silu", ("silu",)), "layer_types": (None, (None,))},
     gguf_only={},

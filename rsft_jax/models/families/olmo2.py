@@ -49,6 +49,7 @@ FAMILY = Family(
     name="OLMo 2",
     model_types=("olmo2",),
     architecture="Olmo2ForCausalLM",
+    classifier="Olmo2ForSequenceClassification",
     gguf_prefix="olmo2",
     json_only={"hidden_act": ("silu", ("silu",))},
     gguf_only={

@@ -47,6 +47,7 @@ FAMILY = Family(
     name="OLMo 3",
     model_types=("olmo3",),
     architecture="Olmo3ForCausalLM",
+    classifier="Olmo3ForSequenceClassification",
     gguf_prefix=None,
     json_only={"hidden_act": ("silu", ("silu",))},
     gguf_only={},

@@ -42,6 +42,7 @@ FAMILY = Family(
     name="Phi 3",
     model_types=("phi3",),
     architecture="Phi3ForCausalLM",
+    classifier="Phi3ForSequenceClassification",
     gguf_prefix=None,
     json_only={"hidden_act": ("silu", ("silu",))},
     gguf_only={},

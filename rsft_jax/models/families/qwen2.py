@@ -25,6 +25,7 @@ FAMILY = Family(
     name="Qwen2",
     model_types=("qwen2",),
     architecture="Qwen2ForCausalLM",
+    classifier="Qwen2ForSequenceClassification",
     gguf_prefix="qwen2",
     json_only={"hidden_act": ("silu", ("silu",))},
     gguf_only={"rope.scaling.type": ("none", "none"), "expert_count": (0, 0)},

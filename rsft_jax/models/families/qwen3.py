@@ -30,6 +30,7 @@ FAMILY = Family(
     name="Qwen3",
     model_types=("qwen3",),
     architecture="Qwen3ForCausalLM",
+    classifier="Qwen3ForSequenceClassification",
     gguf_prefix="qwen3",
     json_only={"hidden_act": ("silu", ("silu",))},
     gguf_only={"rope.scaling.type": ("none", "none"), "expert_count": (0, 0)},

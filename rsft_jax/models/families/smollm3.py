@@ -65,6 +65,7 @@ FAMILY = Family(
     name="SmolLM3",
     model_types=("smollm3",),
     architecture="SmolLM3ForCausalLM",
+    classifier="SmolLM3ForSequenceClassification",
     gguf_prefix="smollm3",
     json_only={"hidden_act": ("silu", ("silu",))},
     gguf_only={"rope.scaling.type": ("none", "none"), "expert_count": (0, 0)},

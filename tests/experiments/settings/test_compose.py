@@ -45,6 +45,9 @@ def test_every_option_of_every_group_composes(group, option):
     if option in ("local", "jsonl"):  # the two whose path is the user's to give
         assert "path: missing" in refusal(overrides)
         overrides.append(f"{group}.path=somewhere")
+    if option == "learned":
+        assert "reward.learned.path: missing" in refusal(overrides)
+        overrides.append(f"{group}.learned.path=somewhere")
     if option == "endpoint":
         assert "base_url: missing" in refusal(overrides)
         overrides += [f"{group}.base_url=http://127.0.0.1/v1", f"{group}.model=m"]
@@ -109,7 +112,7 @@ def test_config_survives_a_round_trip_through_yaml(tmp_path):
         (["training.part.targets=[query,foo]"], ["training.part.targets[1]: 'foo' is not one of"]),
         (["selection=topk"], ["selection: 'topk' is not one of", "did you mean top_k?"]),
         (["experiment=storis"], ["experiment: 'storis'", "did you mean stories?"]),
-        (["reward=null"], ["reward: null is not one of answer, liked, sentiment"]),
+        (["reward=null"], ["reward: null is not one of answer, learned, liked, sentiment"]),
         (["sampling=3"], ["sampling: 3 is not one of default"]),
         (["policy=local"], ["policy.path: missing", "policy.path=VALUE"]),
         (["experiment=gaussian", "selection=top_k"], ["selection: this experiment has no such"]),

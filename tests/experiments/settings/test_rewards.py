@@ -108,9 +108,10 @@ def test_every_kind_of_term_scores():
         "function": {"function": "mylab.rewards.brevity"},
     }
     # A served judge is asked in tests/interop/test_endpoint_judge.py; `among` and `answer` read
-    # columns, and these texts have no sums: see the tests of tests/rewards by their names.
+    # columns, these texts have no sums, and `learned` reads a folder: see the tests of
+    # tests/rewards by their names.
     for name, kind in RewardTerm.variants().items():
-        if name in ("judge", "among", "answer", "equations"):
+        if name in ("judge", "among", "answer", "equations", "learned"):
             continue
         term = kind(term=name, weight=1.0, **settings.get(name, {}))
         scores = rewards.Term(name, term.build(["mylab"], "reward.x"))(["p", "q"], TEXTS)
