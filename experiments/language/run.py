@@ -25,6 +25,7 @@ from .checkpoints import restore, save
 from .endpoint import answers_store, cap_behind, check_clients
 from .evaluate import evaluate, log_evaluation
 from .events import log_round
+from .judged_stop import stops_by_judge
 from .setup import Setup, make_setup
 from .shown import explain_empty, show_evaluations, show_round
 
@@ -80,6 +81,8 @@ def _rounds(
     checkpoints: Checkpoints,
 ) -> ExitCode:
     """The rounds that are left, each written, saved and evaluated before the next one."""
+    if stops_by_judge(setup.config, folder, setup.console):
+        return ExitCode.OK
     for number, reports in enumerate(play(arms, states, done), done + 1):
         states = {name: report.state for name, report in reports.items()}
         events = [log_round(folder, arms[name], report) for name, report in reports.items()]
@@ -89,6 +92,8 @@ def _rounds(
         save(checkpoints, folder, setup, number, states)
         _evaluate(setup, folder, states, number)
         show_round(setup.console, events)
+        if stops_by_judge(setup.config, folder, setup.console):
+            break
     return ExitCode.OK
 
 

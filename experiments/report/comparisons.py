@@ -12,7 +12,7 @@ import numpy as np
 from rsft_jax.metrics import Interval, Verdict, compare_paired, prompt_means, verdict
 
 from . import text
-from .load import Part, Run
+from .load import Part, Run, number
 
 SCORES = ("reward", "judge")
 
@@ -128,6 +128,7 @@ def headline(run: Run, comparisons: tuple[Comparison, ...]) -> Headline:
         sentences.append(_sentence_control(versus_control, run.confidence))
     judges = [c for c in comparisons if c.score == "judge" and c.first == "policy"]
     sentences.extend(_sentences_judge(versus_base, judges))
+    sentences.extend(_sentences_stop(run))
     title, tone = _title(versus_base, versus_control, judges)
     return Headline(title, tone, tuple(sentences))
 
@@ -236,6 +237,20 @@ def _sentences_judge(versus_base: Comparison, judges: list[Comparison]) -> list[
         else "."
     )
     return [f"{opening}: {effects}{ending}"]
+
+
+def _sentences_stop(run: Run) -> list[str]:
+    if run.stop is None:
+        return []
+    judge, reward = (
+        " to ".join(text.number(number(run.stop, f"{score}_{of}")) for of in ("best", "last"))
+        for score in ("judge", "reward")
+    )
+    return [
+        f"The judge stopped the run after round {run.stop['round']}: since round "
+        f"{run.stop['best_round']}, its best, it went from {judge}, while the reward rose from "
+        f"{reward}."
+    ]
 
 
 def _the(name: str) -> str:

@@ -101,6 +101,11 @@ class Run:
         found = [p for p in self.evaluations if (p.round, p.arm) == (round_, arm)]
         return found[0] if found else None
 
+    @property
+    def stop(self) -> Event | None:
+        """What is known of a stop by the judge; None where all rounds were made."""
+        return next((e for e in self.events if e["event"] == "stopped"), None)
+
     def shares_candidates(self, round_: int, arm: str) -> bool:
         """Whether an arm's candidates are those of the policy: while both are untrained."""
         texts = {p.arm: p.data["completion"] for p in self.rollouts if p.round == round_}

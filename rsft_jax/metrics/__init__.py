@@ -16,6 +16,7 @@
 | `by_group` | Whose rows are alike? |
 | `top_items`, `hits_at_k`, `ndcg_at_k` | What is recommended, and how much of it is right? |
 | `catalogue_coverage`, `novelty` | How much of a catalogue do lists show, and how little known? |
+| `judge_turned` | Has a judge turned down while the reward rose? |
 | `Interval`, `PairedComparison`, `Verdict` | In what form do these answer? |
 | `Slices`, `Slice`, `Pair` | And what of groups, and of two of them? |
 
@@ -42,6 +43,7 @@ from rsft_jax.metrics.ranking import (
     top_items,
 )
 from rsft_jax.metrics.slices import Pair, Slice, Slices, slice_by, slice_by_paired
+from rsft_jax.metrics.turning import judge_turned
 
 __all__ = [
     "Interval",
@@ -56,6 +58,7 @@ __all__ = [
     "compare_paired",
     "distinct_n",
     "hits_at_k",
+    "judge_turned",
     "last_number",
     "majority_at_k",
     "ndcg_at_k",

@@ -297,15 +297,15 @@ def _sequences(
     prompts = [np.asarray(p, np.int64) for p in prompt_tokens]
     completions = [np.asarray(c, np.int64) for c in completion_tokens]
     _check_tokens(prompts, completions, max_length, vocab_size)
-    row_weights = _normalised(weights, rows, max_weight)
+    of_rows = row_weights(weights, rows, max_weight)
     filled = np.array([len(c) > 0 for c in completions], bool)
     return _Sequences(
         prompts=prompts,
         completions=completions,
         lengths=np.array([len(p) + len(c) for p, c in zip(prompts, completions)], np.int64),
-        weights=row_weights,
+        weights=of_rows,
         log_probs=None if log_probs is None else _checked_log_probs(log_probs, completions),
-        trained=np.flatnonzero((row_weights > 0) & filled),
+        trained=np.flatnonzero((of_rows > 0) & filled),
     )
 
 
@@ -328,7 +328,7 @@ def _fill(data: _Sequences, chosen: np.ndarray, batch_size: int, length: int) ->
     tokens = np.zeros((batch_size, length), np.int32)
     positions = np.full((batch_size, length), -1, np.int32)
     starts, sizes = np.zeros((2, batch_size), np.int32)
-    row_weights = np.zeros(batch_size, np.float32)
+    of_rows = np.zeros(batch_size, np.float32)
     log_probs = np.zeros((batch_size, length - 1), np.float32)
     for row, i in enumerate(chosen):
         starts[row], sizes[row] = len(data.prompts[i]), len(data.completions[i])
@@ -337,13 +337,13 @@ def _fill(data: _Sequences, chosen: np.ndarray, batch_size: int, length: int) ->
         positions[row, :end] = np.arange(end)
         if data.log_probs is not None:
             log_probs[row, : sizes[row]] = data.log_probs[i]
-    row_weights[: len(chosen)] = data.weights[chosen]
+    of_rows[: len(chosen)] = data.weights[chosen]
     return Batch(
         tokens=tokens,
         positions=positions,
         completion_start=starts,
         completion_length=sizes,
-        weights=row_weights,
+        weights=of_rows,
         log_probs=None if data.log_probs is None else log_probs,
     )
 
@@ -384,9 +384,14 @@ def _permutation(key: PRNGKey | None, length: int) -> np.ndarray:
     return np.asarray(jax.random.permutation(key, length))
 
 
-def _normalised(
+def row_weights(
     weights: Sequence[float] | np.ndarray | Array | None, rows: int, max_weight: float | None
 ) -> np.ndarray:
+    """`[rows]` weights divided by their mean over those above 0, and cut to `max_weight`.
+
+    Raises:
+      ValueError: they are not so many, or one is negative or not finite.
+    """
     values = np.ones(rows) if weights is None else np.asarray(weights, np.float64)
     if values.shape != (rows,):
         raise ValueError(f"weights must have the shape ({rows},), got {values.shape}")

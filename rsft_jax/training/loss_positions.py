@@ -57,8 +57,10 @@ def packed_positions(batch: PackedBatch) -> LossPositions:
         return jnp.take_along_axis(jnp.asarray(x), index, axis=1)
 
     lengths = at(batch.completion_lengths)
-    # A sequence is counted where its first completion token stands.
-    first = trained[:, 1:] & ~(trained[:, :-1] & (batch.segments[:, 1:] == batch.segments[:, :-1]))
+    # A sequence is counted where its first trained token stands; a conversation has several turns.
+    segments = jnp.where(at(trained), at(batch.segments), 0)
+    before = jnp.pad(segments[:, :-1], ((0, 0), (1, 0)))
+    first = (segments > 0) & (segments != before)
     return LossPositions(
         columns=jnp.maximum(index, 1).astype(jnp.int32),
         weights=at(batch.weights),

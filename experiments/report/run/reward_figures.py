@@ -77,13 +77,13 @@ def reward_against_kl(run: Run) -> Plot | None:
         name="reward-against-kl",
         title="Scores against KL",
         caption="One point per round, numbered, with intervals in both directions. Reward that "
-        "goes on rising while the judge turns down is over-optimisation.",
+        "goes on rising while the judge turns down is over-optimisation." + _stop_said(run),
         alt="Scores against KL. "
         + " ".join(
             f"{arm}: " + ", ".join(_point_said(e, scores) for e in events) + "."
             for arm, events in lines.items()
         ),
-        figure=_draw_against_kl(lines, scores),
+        figure=_draw_against_kl(lines, scores, run.stop),
         rows=line_rows(lines, *ends),
     )
 
@@ -96,6 +96,13 @@ def _point_said(event: Event, scores: Sequence[str]) -> str:
     return f"round {event['round']} KL {text.number(number(event, 'kl_mean'), 2)} " + " ".join(
         f"{score} {text.number(number(event, f'{score}_mean'))}" for score in scores
     )
+
+
+def _stop_said(run: Run) -> str:
+    if run.stop is None:
+        return ""
+    best = run.stop["best_round"]
+    return f" The ring is round {best}, the best one by the judge that stopped the run."
 
 
 def _draw_effects(comparisons: Sequence[Comparison]) -> Figure:
@@ -135,16 +142,28 @@ def _draw_score(lines: Lines, score: str) -> Figure:
     return figure
 
 
-def _draw_against_kl(lines: Lines, scores: Sequence[str]) -> Figure:
+def _draw_against_kl(lines: Lines, scores: Sequence[str], stop: Event | None) -> Figure:
     figure, axes = make_axes(len(scores), height=0.8 + 1.7 * len(scores))
     for panel, score in zip(axes, scores):
         for arm, events in lines.items():
             _draw_errors_in_both(panel, events, score, arm)
+            if stop is not None and arm == "policy":
+                _draw_ring(panel, events, score, stop["best_round"])
         panel.set_title(f"mean {score}, held-out prompts")
         panel.margins(x=0.08)
     axes[-1].set_xlabel("KL to the reference, nats per completion")
     legend_above(figure, axes[0])
     return figure
+
+
+def _draw_ring(panel: Axes, events: Sequence[Event], score: str, round_: int) -> None:
+    for e in events:
+        if e["round"] == round_:
+            x, y = number(e, "kl_mean"), number(e, f"{score}_mean")
+            panel.plot(
+                [x], [y], "o", markersize=13, fillstyle="none", color=LIGHT["muted"],
+                label="judge's best",
+            )  # fmt: skip
 
 
 def _draw_errors_in_both(panel: Axes, events: Sequence[Event], score: str, arm: str) -> None:

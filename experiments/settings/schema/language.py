@@ -50,6 +50,9 @@ class EvaluationConfig:
       kl_prompts: the KL to the untuned policy is estimated on one completion of so many prompts.
       bootstrap_samples: resamplings of prompts behind an interval.
       slices: columns of the prompts by which rewards and acceptance are shown, too.
+      stop_by_judge: stop after a round if the held-out mean of the judge has not been above its
+        best for so many rounds, and that of the reward is above what it was at that best; None runs
+        all rounds. See `rsft_jax.metrics.judge_turned`.
     """
 
     num_prompts: int
@@ -58,12 +61,15 @@ class EvaluationConfig:
     confidence: float
     bootstrap_samples: int
     slices: tuple[str, ...]
+    stop_by_judge: int | None
 
     def check(self) -> None:
         """Checks the ranges."""
         for name in ("num_prompts", "num_candidates", "kl_prompts", "bootstrap_samples"):
             checks.at_least(f"evaluation.{name}", getattr(self, name), 1)
         checks.inside("evaluation.confidence", self.confidence, 0, 1)
+        if self.stop_by_judge is not None:
+            checks.at_least("evaluation.stop_by_judge", self.stop_by_judge, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +166,8 @@ class LanguageConfig(RunConfig):
             )
         self.rounds.check()
         self.evaluation.check()
+        if self.evaluation.stop_by_judge is not None:
+            self._check_stop_by_judge()
         self.checkpoint.check()
         for name in ("store", "candidates"):
             path = getattr(self, name)
@@ -196,6 +204,16 @@ class LanguageConfig(RunConfig):
             ("mesh.distributed", self.mesh.distributed),
         ):
             checks.check(not value, name, value, f"false {without}")
+
+    def _check_stop_by_judge(self) -> None:
+        field = f"evaluation.stop_by_judge: {self.evaluation.stop_by_judge}"
+        if self.reward.judge is None:
+            raise ConfigError(f"{field}; must be null without a judge (reward.judge: null)")
+        if self.mesh.distributed:
+            raise ConfigError(
+                f"{field}; must be null with mesh.distributed=true, where one process alone writes "
+                "the figures that it looks at"
+            )
 
     def _check_early_stop(self) -> None:
         if self.candidates is not None:
