@@ -106,6 +106,7 @@ def test_every_kind_of_term_scores():
         "length": {"min_words": 3, "max_words": 5},
         "repetition": {"ngram": 2},
         "function": {"function": "mylab.rewards.brevity"},
+        "refusal": {"phrases": ("not a word",)},
     }
     # A served judge is asked in tests/interop/test_endpoint_judge.py; `among` and `answer` read
     # columns, these texts have no sums, and `learned` reads a folder: see the tests of
