@@ -21,6 +21,7 @@ from rsft_jax.experiments.settings.groups import group_options
 from rsft_jax.experiments.sweeps import grid as module_sweep
 from rsft_jax.experiments.sweeps.study import load_study
 from rsft_jax.experiments.terminal.errors import EXIT_CODE_HELP, ConfigError, ExitCode
+from rsft_jax.experiments.view import server as view
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "matplotlib", "pyarrow", "numpy")
 
@@ -103,6 +104,11 @@ def test_every_example_of_the_help_is_a_command_that_parses(monkeypatch, tmp_pat
     (tmp_path / "my_configs" / "reward").mkdir(parents=True)
     (tmp_path / "my_configs" / "reward" / "mine.yaml").write_text("defaults: [sentiment]\n")
     monkeypatch.setattr(module_sweep, "launch", lambda jobs, launcher: iter(()))
+
+    def interrupted(server, poll_interval=0.5):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(view.ViewServer, "serve_forever", interrupted)  # as by Ctrl-C
     exported = language.KIND._replace(export=lambda *args, **options: None)
     monkeypatch.setattr(language, "KIND", exported)
     examples = [line.split("   ")[0].split() for line in EXAMPLES.splitlines()[1:]]
