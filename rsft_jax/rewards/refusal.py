@@ -64,8 +64,9 @@ def refusal(phrases: Sequence[str] = REFUSALS) -> RewardFn:
     >>> refusal()(["p"], [["I'm sorry, but I cannot help with that.", "I am sorry, he said."]])
     array([[1., 0.]])
 
-    Source: after the lists of Zou et al., Universal and transferable adversarial attacks on aligned
-    language models, 2023, https://arxiv.org/abs/2307.15043, appendix B; the phrases are our own.
+    Source: a list of phrases tells refusals as in Zou et al., Universal and transferable
+    adversarial attacks on aligned language models, 2023, https://arxiv.org/abs/2307.15043; the
+    phrases are our own.
     """
     if not phrases:
         raise ValueError("phrases must be at least one, got none")
