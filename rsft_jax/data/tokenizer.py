@@ -5,7 +5,6 @@ datasets may spell them, so `encode` never produces one, and `encode_chat` produ
 chat template itself wrote and no others.
 """
 
-import copy
 import functools
 import json
 import re
@@ -62,9 +61,27 @@ class Tokenizer:
         self._text = _backend(definition)
         # Ids may have holes, so this is the largest id and not the count.
         self.vocab_size = max(self._text.get_vocab(with_added_tokens=True).values()) + 1
-        self._use(bos_id, eos_id, pad_id, stop_token_ids, also_stop, chat_template, named_templates)
+        self._use(
+            bos_id=bos_id, eos_id=eos_id, pad_id=pad_id, stop_token_ids=stop_token_ids,
+            also_stop=also_stop, chat_template=chat_template, named_templates=named_templates,
+        )  # fmt: skip
 
-    def with_options(
+    def with_options(self, **options: Any) -> "Tokenizer":
+        """The same vocabulary with these options, all of them, and nothing read again.
+
+        Args:
+          **options: ids and chat templates, as for `Tokenizer`, whose errors they raise.
+
+        >>> tokenizer = Tokenizer.from_bpe([*byte_alphabet(), "<|end|>"], [], special_ids=[256])
+        >>> tokenizer.with_options(eos_id=256).eos_id, tokenizer.eos_id
+        (256, None)
+        """
+        made = object.__new__(type(self))  # a copy would be built from the definition
+        made._text, made.vocab_size = self._text, self.vocab_size
+        made._use(**options)
+        return made
+
+    def _use(
         self,
         *,
         bos_id: int | None = None,
@@ -74,28 +91,6 @@ class Tokenizer:
         also_stop: Iterable[int] = (),
         chat_template: str | None = None,
         named_templates: Mapping[str, str] | None = None,
-    ) -> "Tokenizer":
-        """The same vocabulary with these options, all of them, and nothing read again.
-
-        The arguments and errors are those of `Tokenizer`.
-
-        >>> tokenizer = Tokenizer.from_bpe([*byte_alphabet(), "<|end|>"], [], special_ids=[256])
-        >>> tokenizer.with_options(eos_id=256).eos_id, tokenizer.eos_id
-        (256, None)
-        """
-        made = copy.copy(self)
-        made._use(bos_id, eos_id, pad_id, stop_token_ids, also_stop, chat_template, named_templates)
-        return made
-
-    def _use(
-        self,
-        bos_id: int | None,
-        eos_id: int | None,
-        pad_id: int | None,
-        stop_token_ids: Iterable[int] | None,
-        also_stop: Iterable[int],
-        chat_template: str | None,
-        named_templates: Mapping[str, str] | None,
     ) -> None:
         """Sets everything but the vocabulary."""
         also_stop = tuple(also_stop)
@@ -173,16 +168,12 @@ class Tokenizer:
             _begin_texts_with(backend, tokens, options.get("bos_id"))
         return cls(backend.to_str(), **options)
 
+    def _options(self) -> dict[str, Any]:
+        names = ("bos_id", "eos_id", "pad_id", "stop_token_ids", "chat_template", "named_templates")
+        return {name: getattr(self, name) for name in names}
+
     def __reduce__(self) -> tuple[Any, ...]:
-        options = {
-            "bos_id": self.bos_id,
-            "eos_id": self.eos_id,
-            "pad_id": self.pad_id,
-            "stop_token_ids": self.stop_token_ids,
-            "chat_template": self.chat_template,
-            "named_templates": self.named_templates,
-        }
-        return _rebuild, (self.definition, options)
+        return _rebuild, (self.definition, self._options())
 
     def with_pad(self, pad_id: int) -> "Tokenizer":
         """The same tokenizer with another token that fills rows.
@@ -190,8 +181,7 @@ class Tokenizer:
         Raises:
           ValueError: the id lies outside of the vocabulary.
         """
-        _, (definition, options) = self.__reduce__()
-        return _rebuild(definition, {**options, "pad_id": pad_id})
+        return self.with_options(**{**self._options(), "pad_id": pad_id})
 
     @functools.cached_property
     def stop_token_ids(self) -> tuple[int, ...]:

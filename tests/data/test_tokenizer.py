@@ -29,6 +29,19 @@ def test_tokenizer_inverts_every_text(text):
     assert ids == list(text.encode())
 
 
+def test_other_options_read_no_vocabulary_and_are_those_of_a_new_tokenizer(monkeypatch):
+    plain = tiny_tokenizer()
+    assert plain.stop_token_ids  # kept once it has been asked for
+    asked = {"bos_id": START, "eos_id": END, "stop_token_ids": (START,), "chat_template": CHATML}
+    new = Tokenizer(plain.definition, **asked)
+    padded = Tokenizer(plain.definition, **asked, pad_id=5)
+    monkeypatch.setattr("rsft_jax.data.tokenizer._backend", None)
+    for made, like in ((plain.with_options(**asked), new), (new.with_pad(5), padded)):
+        for name in ("bos_id", "eos_id", "pad_id", "stop_token_ids", "chat_template"):
+            assert getattr(made, name) == getattr(like, name)
+        assert made.encode("<|im_end|>x") == like.encode("<|im_end|>x")
+
+
 def test_tokenizer_splits_digits_when_asked():
     # "12" has a merge, which only counts where digits may stand together.
     tokens, merges = [*byte_alphabet(), "12"], ["1 2"]
