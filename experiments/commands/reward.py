@@ -48,7 +48,8 @@ def command(arguments: list[str]) -> ExitCode:
     from ..language.assets import default_cache_dir
     from ..language.preferences import read_examples
     from ..language.reward_figures import heldout_figures, show_figures
-    from ..language.reward_model import Fitting, fit_reward
+    from ..language.reward_model import fit_reward
+    from ..language.score_fit import Fitting
     from ..runs import backend
     from ..terminal.console import Console
 

@@ -14,7 +14,6 @@ from rsft_jax.rounds import RoundReport
 from rsft_jax.sampling import acceptance_rate, effective_sample_size
 
 from ..runs.folder import RunFolder
-from . import make
 from .arms import Arm, Drawn
 from .given import Given
 from .sliced import event_slices, selection_values
@@ -26,7 +25,7 @@ def log_round(folder: RunFolder, arm: Arm, report: RoundReport) -> dict[str, Any
     record: Record = report.info.score
     if folder.writes:
         verdict = verdict_of(report.collected.selection, arm.rule)
-        version = make.reward_version(arm.setup.config.reward)
+        version = arm.setup.reward_version
         source = {**drawn.source, "reward_version": [version] * record.reward.size}
         record = with_log_prob(dataclasses.replace(record, verdict=verdict), report)
         rows = to_rows(record, source)

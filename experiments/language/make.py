@@ -27,6 +27,7 @@ from ..settings import schema, user_code
 from ..settings.rewards import RewardTerm
 from ..settings.typed import to_dict
 from ..terminal.errors import ConfigError, one_line, shown
+from ..terminal.files import contents_digest
 from . import assets, tiny
 
 _APPLICATIONS = Path(__file__).parents[1] / "applications"
@@ -185,8 +186,16 @@ def check_columns(reward: WeightedSum, judge: Term, prompts: Sequence[PromptRow]
 
 
 def reward_version(reward: schema.RewardConfig) -> str:
-    """Names a reward: another setting, or another version of this package, is another name."""
-    text = f"{to_dict(reward)} {importlib.metadata.version('rsft_jax')}"
+    """Names a reward: by its settings, what lies at their paths, and this package's version.
+
+    A model that is put in another one's place is another reward; one that is moved is the same.
+    """
+    values = to_dict(reward)
+    terms = {**reward.terms} if reward.judge is None else {**reward.terms, "judge": reward.judge}
+    for name, term in terms.items():
+        contents = {field: contents_digest(Path(getattr(term, field))) for field in term.PATHS}
+        values[name] = {**values[name], **contents}
+    text = f"{values} {importlib.metadata.version('rsft_jax')}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -12,8 +12,8 @@ References:
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,44 +23,14 @@ from rsft_jax.interop import Pretrained, SequenceClassifier, new_classifier
 from rsft_jax.metrics import pair_accuracy, spearman
 from rsft_jax.models import Transformer
 from rsft_jax.models.score_head import SCORE
-from rsft_jax.types import Params, PRNGKey
+from rsft_jax.types import PRNGKey
 
 from ..terminal.console import Console
 from .preferences import Example
+from .score_fit import Fitting, Rows, fit_head, passes
 
 _SET_ASIDE = 0.2
 _AT_ONCE = 256  # texts between two signs of progress
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Fitting:
-    """How a reward model is trained.
-
-    Attributes:
-      loss: "bradley_terry" on pairs, or "regression" on scores.
-      train: the head alone, or besides it low-rank adapters or the last layers.
-      head_rate: learning rate of the head's fit.
-      head_passes: over the features, at most.
-      rate: learning rate of what is trained besides.
-      passes: over the texts, at most.
-      batch_size: texts, or pairs, of a step on texts; of one on features eight times as many.
-      weight_decay: of the head's fit.
-      rank: of the adapters.
-      layers: how many last layers.
-      seed: of the head, the adapters, what is set aside, and the order.
-    """
-
-    loss: Literal["bradley_terry", "regression"]
-    train: Literal["head", "lora", "last_layers"] = "head"
-    head_rate: float = 1e-3
-    head_passes: int = 20
-    rate: float = 1e-4
-    passes: int = 2
-    batch_size: int = 8
-    weight_decay: float = 1.0
-    rank: int = 8
-    layers: int = 2
-    seed: int = 0
 
 
 class Fitted(NamedTuple):
@@ -79,24 +49,6 @@ class Fitted(NamedTuple):
     kept: np.ndarray
     aside: dict[str, float]
     centre: tuple[float, float]
-
-
-class _Rows(NamedTuple):
-    """Rows as training takes them.
-
-    Attributes:
-      inputs: of each of the K completions: R texts as ids, or features `[R, D]`.
-      ratings: `[R]`, of mean 0 and deviation 1 where they are trained on.
-    """
-
-    inputs: Sequence[Any]
-    ratings: np.ndarray
-
-    def take(self, places: np.ndarray) -> "_Rows":
-        chosen = [
-            x[places] if isinstance(x, np.ndarray) else [x[i] for i in places] for x in self.inputs
-        ]
-        return _Rows(chosen, self.ratings[places])
 
 
 def fit_reward(
@@ -132,11 +84,18 @@ def fit_reward(
     scores = np.array([examples[i].score for i in kept])
     centre = _centre(scores[~heldout]) if problem else (0.0, 1.0)
     ratings = (scores - centre[0]) / centre[1]
-    texts = _Rows([[ids[i][k] for i in kept] for k in range(len(ids[0]))], ratings)
+    texts = Rows([[ids[i][k] for i in kept] for k in range(len(ids[0]))], ratings)
     groups = [examples[i].group for i in kept]
     train, aside = _set_aside(np.flatnonzero(~heldout), groups, fitting.seed)
-    features = _Rows([_features(made, side, console) for side in texts.inputs], ratings)
-    classifier, figures = _fit_head(made, features, train, aside, fitting, keys[1])
+    features = Rows([_features(made, side, console) for side in texts.inputs], ratings)
+    judging = features.take(aside)
+
+    def agreement(kernel: np.ndarray) -> float:
+        return _agreement([side @ kernel for side in judging.inputs], judging.ratings)
+
+    judge = agreement if aside.size else None
+    head = fit_head(made, features.take(train), fitting, keys[1], judge)
+    classifier, figures = head.classifier, {"pass": head.passes, "agreement": head.figure}
     if fitting.train == "head":
         kernel = np.asarray(classifier.params[SCORE]["kernel"], np.float64)
         found = [side @ kernel for side in features.inputs]
@@ -187,46 +146,9 @@ def _in_parts(
     return np.concatenate(found)
 
 
-def _fit_head(
-    made: SequenceClassifier,
-    features: _Rows,
-    train: np.ndarray,
-    aside: np.ndarray,
-    fitting: Fitting,
-    key: PRNGKey,
-) -> tuple[SequenceClassifier, dict[str, float]]:
-    """Fits the head to features; it begins at zero, where no text is ahead of another."""
-    seen = np.concatenate([side[train] for side in features.inputs])
-    mean, scale = seen.mean(axis=0), seen.std(axis=0) + 1e-6
-    plain = features._replace(inputs=[(side - mean) / scale for side in features.inputs])
-    start = {SCORE: {"kernel": np.zeros((seen.shape[1], 1), np.float32)}}
-    part = training.head_alone()
-    model = Transformer(part.model(made.model.config))  # of features it is not asked
-    size = 8 * fitting.batch_size
-
-    def judged(params: Params) -> float:
-        kernel = np.asarray(params[SCORE]["kernel"], np.float64)
-        return _agreement([side @ kernel for side in plain.take(aside).inputs],
-                          plain.ratings[aside])  # fmt: skip
-
-    best, figures = start, {"pass": 0.0, "agreement": 0.0}
-    passes = _passes(
-        model, part, start, plain.take(train), fitting, key,
-        rate=fitting.head_rate, num=fitting.head_passes, batch_size=size,
-        weight_decay=fitting.weight_decay, max_length=None,
-    )  # fmt: skip
-    for number, params in enumerate(passes, 1):
-        figure = judged(params) if aside.size else float(number)
-        if figure > figures["agreement"] or number == 1:
-            best, figures = params, {"pass": float(number), "agreement": figure}
-    kernel = np.asarray(best[SCORE]["kernel"], np.float64) / scale[:, None]
-    params = {**made.params, SCORE: {"kernel": jax.numpy.asarray(kernel.astype(np.float32))}}
-    return dataclasses.replace(made, params=params), figures
-
-
 def _fit_part(
     made: SequenceClassifier,
-    texts: _Rows,
+    texts: Rows,
     train: np.ndarray,
     aside: np.ndarray,
     fitting: Fitting,
@@ -244,64 +166,27 @@ def _fit_part(
     model = Transformer(part.model(made.model.config))
     judging = texts.take(aside)
     best, figures = made, {**figures, "pass": 0.0}
-    passes = _passes(
+    found = passes(
         model, part, made.params, texts.take(train), fitting, keys[1],
         rate=fitting.rate, num=fitting.passes, batch_size=fitting.batch_size,
         weight_decay=0.0, max_length=made.model.config.max_length,
     )  # fmt: skip
-    for number, params in enumerate(passes, 1):
+    for number, params in enumerate(found, 1):
         tuned = dataclasses.replace(made, params=params)
         if not aside.size:
             best, figures = tuned, {"pass": float(number), "agreement": 0.0}
             continue
-        found = [_scores(tuned, side, console) for side in judging.inputs]
-        figure = _agreement(found, judging.ratings)
+        scores = [_scores(tuned, side, console)[:, 0] for side in judging.inputs]
+        figure = _agreement(scores, judging.ratings)
         console.say(f"pass {number}: {figure:.3f} on rows set aside; {figures['agreement']:.3f}")
         if figure > figures["agreement"]:
             best, figures = tuned, {"pass": float(number), "agreement": figure}
     return best, figures
 
 
-def _passes(
-    model: Transformer,
-    part: training.Part,
-    params: Params,
-    rows: _Rows,
-    fitting: Fitting,
-    key: PRNGKey,
-    *,
-    rate: float,
-    num: int,
-    batch_size: int,
-    weight_decay: float,
-    max_length: int | None,
-) -> Iterator[Params]:
-    """The parameters after each pass over the rows."""
-    optimizer = training.make_optimizer(
-        "adamw", learning_rate=rate, weight_decay=weight_decay, clip_norm=1.0
-    )
-    losses = {"bradley_terry": training.bradley_terry, "regression": training.regression}
-    loss = losses[fitting.loss](training.scores_of(model))
-    step = training.make_train_step(model, part, loss=loss)
-    state, frozen = training.create_train_state(model, part, params, optimizer)
-    for number in range(num):
-        options = {
-            "batch_size": batch_size,
-            "max_length": max_length,
-            "key": jax.random.fold_in(key, number),
-        }
-        if fitting.loss == "regression":
-            batches = training.rated_batches(rows.inputs[0], rows.ratings, **options)
-        else:
-            batches = training.pair_batches(rows.inputs[0], rows.inputs[1], **options)
-        for after, _ in training.fine_tune(state, frozen, batches, step):
-            state = after
-        yield part.export(state.params, frozen)
-
-
 def _agreement(scores: Sequence[np.ndarray], ratings: np.ndarray) -> float:
     """Accuracy on pairs, or rank correlation."""
     if len(scores) == 2:
-        return pair_accuracy((scores[0] - scores[1])[:, 0]).mean
-    found = spearman(scores[0][:, 0], ratings)
+        return pair_accuracy(scores[0] - scores[1]).mean
+    found = spearman(scores[0], ratings)
     return 0.0 if np.isnan(found) else found

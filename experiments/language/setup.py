@@ -41,6 +41,7 @@ class Setup:
       train: the prompts to train on.
       heldout: the prompts to evaluate on.
       reward: what selection looks at.
+      reward_version: its name in what is stored.
       judge: what training never sees.
       step: the compiled optimizer step.
       keys: a random key for each use.
@@ -54,6 +55,7 @@ class Setup:
     train: PromptBatch
     heldout: PromptBatch
     reward: WeightedSum
+    reward_version: str
     judge: Term
     step: StepFn
     keys: Mapping[str, PRNGKey]
@@ -124,6 +126,7 @@ def make_setup(
         train=batches[0],
         heldout=batches[1],
         reward=reward,
+        reward_version=make.reward_version(config.reward),
         judge=judge,
         step=policy.train_step(
             normalise=config.training.normalise,

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import io
 import os
 import secrets
@@ -51,6 +52,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 parent.rmdir()
         raise
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def contents_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files in and below a folder.
+
+    Args:
+      path: of it; how it is called is not in the digest.
+    """
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        with file.open("rb") as stream:
+            of_file = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(path).as_posix()}\0{of_file}\n".encode())
+    return digest.hexdigest()
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:

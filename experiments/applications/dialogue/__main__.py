@@ -42,7 +42,7 @@ LAYERS = 2
 MODELS = PARTS[:2]
 """The reward model and the judge, by the sets of people whose scores they know."""
 
-LOSSES = ("bradley-terry", "regression")
+LOSSES = ("bradley_terry", "regression")
 """By pairs of examples that can be compared, or by the score of each."""
 
 
@@ -81,7 +81,7 @@ def prepare(
       base: the language model whose first layers the models are made of; SmolLM2 by default.
       num_layers: how many of them.
       tell: takes each line that is said.
-      **fitting: settings of `fit.Fitting`.
+      **fitting: settings of `score_fit.Fitting`; `loss` is the one whose models are kept.
 
     Raises:
       ConfigError: the asset cannot be fetched, or there are too few conversations.
@@ -133,7 +133,8 @@ def _fit(
     from rsft_jax.interop import load_pretrained, new_classifier, save_classifier
 
     from ...language import assets
-    from .fit import Fitting, features_of, first_layers, fit
+    from ...language.score_fit import Fitting
+    from .fit import features_of, first_layers, fit
     from .models import measure, scores_of_features, show
 
     if base is None:

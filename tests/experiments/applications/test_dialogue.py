@@ -8,10 +8,11 @@ import pytest
 from rsft_jax.experiments.applications.dialogue import __main__ as dialogue
 from rsft_jax.experiments.applications.dialogue import evaluate, models
 from rsft_jax.experiments.applications.dialogue.chitchat import read_chitchat
-from rsft_jax.experiments.applications.dialogue.fit import Fitting, first_layers, fit
+from rsft_jax.experiments.applications.dialogue.fit import first_layers, fit
 from rsft_jax.experiments.applications.dialogue.judging import agreement, baselines, best_baseline
 from rsft_jax.experiments.applications.dialogue.prompts import scored_rows
 from rsft_jax.experiments.language.preferences import read_examples
+from rsft_jax.experiments.language.score_fit import Fitting
 from rsft_jax.experiments.language.tiny import random_policy
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
@@ -27,7 +28,7 @@ def prepared(tmp_path_factory):
     talks = read_chitchat(synthetic_chitchat(folder / "talks.json", talks=40))
     dialogue.prepare(
         talks, folder, base=random_policy(np.dtype("float32")), num_layers=1, tell=said.append,
-        epochs=2,
+        head_passes=2,
     )  # fmt: skip
     return folder, said
 
@@ -101,7 +102,7 @@ def test_a_head_learns_what_goes_with_the_scores(tmp_path, loss):
     informative = np.concatenate([score[:, None] * 3, noise[:, 1:]], axis=1)
     said = []
     made = fit(
-        base, rows, Fitting(loss=loss, epochs=5, learning_rate=0.03), said.append,
+        base, rows, Fitting(loss=loss, head_passes=5, head_rate=0.03), said.append,
         features=informative,
     )  # fmt: skip
     kernel = made.params["score"]["kernel"][:, 0] * informative.std(axis=0)

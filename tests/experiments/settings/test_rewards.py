@@ -227,6 +227,23 @@ def test_a_reward_stored_before_is_the_same_to_the_last_bit(tmp_path):
     assert read_config(tmp_path / "config.yaml").reward == stored.reward
 
 
+def test_a_reward_model_in_the_place_of_another_is_another_reward(tmp_path):
+    def version(path, text, *more):
+        path.mkdir(exist_ok=True)
+        (path / "model.safetensors").write_text(text)
+        overrides = ["experiment=smoke", "reward=learned", f"reward.learned.path={path}", *more]
+        return make.reward_version(load_config(overrides).reward)
+
+    first = version(tmp_path / "a", "one")
+    assert version(tmp_path / "b", "one") == first  # where it lies is nothing of its
+    assert version(tmp_path / "a", "two") != first
+    judge = "reward.judge={term: learned, weight: 1.0, path: %s}" % (tmp_path / "b")
+    judged = version(tmp_path / "a", "one", judge)
+    assert judged != first
+    (tmp_path / "b" / "model.safetensors").write_text("three")
+    assert version(tmp_path / "a", "one", judge) != judged
+
+
 # ---- a kind of term is one file
 
 
