@@ -176,13 +176,16 @@ def check_columns(reward: WeightedSum, judge: Term, prompts: Sequence[PromptRow]
     """Checks that the prompts have the columns that reward and judge read; scores nothing.
 
     Raises:
-      ConfigError: names the term, the column, the prompt and the columns that are there.
+      ConfigError: names the term, the column, the prompt and the columns that are there; or what
+        a verifier needs is not installed.
     """
     try:
         reward.check_columns(prompts)
         judge.columns(prompts)
     except ValueError as error:
         raise ConfigError(f"data.path: {error}") from None
+    except ImportError as error:
+        raise ConfigError(f"reward: {error}") from None
 
 
 def reward_version(reward: schema.RewardConfig) -> str:

@@ -37,7 +37,7 @@ class Fitting:
       seed: of the head, the adapters, what is set aside, and the order.
     """
 
-    loss: Literal["bradley_terry", "regression"]
+    loss: Literal["bradley_terry", "regression"] = "bradley_terry"
     train: Literal["head", "lora", "last_layers"] = "head"
     head_rate: float = 1e-3
     head_passes: int = 20

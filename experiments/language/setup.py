@@ -170,6 +170,7 @@ def _encoded(
                     pretrained.tokenizer,
                     room=room,
                     assistant_last=config.data.assistant_last,
+                    banned=config.data.banned,
                 )
                 for prompts in (train, heldout)
             )

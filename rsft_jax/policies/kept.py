@@ -46,10 +46,13 @@ class Source:
 
     def names(self, prompts: PromptBatch) -> list[str]:
         """The draw of each prompt."""
-        rows = zip(prompts.draws, prompts.tokens.tokens, prompts.tokens.lengths)
+        laws = [self.law] * len(prompts.prompts)
+        if prompts.banned is not None:
+            laws = [f"{self.law} banned={list(tokens)}" for tokens in prompts.banned]
+        rows = zip(laws, prompts.draws, prompts.tokens.tokens, prompts.tokens.lengths)
         return [
-            draw_name(self.policy, self.law, self.key, draw, np.asarray(tokens)[:length])
-            for draw, tokens, length in rows
+            draw_name(self.policy, law, self.key, draw, np.asarray(tokens)[:length])
+            for law, draw, tokens, length in rows
         ]
 
     def columns(self, prompts: PromptBatch, num: int) -> dict[str, list[Any]]:

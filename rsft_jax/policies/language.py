@@ -249,8 +249,14 @@ class LanguagePolicy:
     def _log_probs(
         self, model: Transformer, variables: Params, prompts: PromptBatch, completions: Completions
     ) -> Array:
-        logits = TrainerLogits(model)
-        return score(logits, variables, prompts.tokens, completions, sampling=self.sampling)
+        return score(
+            TrainerLogits(model),
+            variables,
+            prompts.tokens,
+            completions,
+            sampling=self.sampling,
+            allowed_tokens=prompts.allowed_tokens(self.model.config.vocab_size),
+        )
 
     def gap(
         self,
@@ -324,6 +330,7 @@ class LanguagePolicy:
             "slots": self.slots,
             "max_length": self.model.config.max_length,
             "stop": self._stop,
+            "allowed_tokens": prompts.allowed_tokens(self.model.config.vocab_size),
         }
 
 

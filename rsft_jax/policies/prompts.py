@@ -29,6 +29,8 @@ class PromptBatch(NamedTuple):
       draws: `[P]` numbers that the sampling keys are folded from: the places, and for the k-th more
         of the same prompt k times the size of the set further on, so that it gets other candidates.
       size: of the set.
+      banned: of each prompt, the tokens that no completion of it may have, in ascending order; None
+        where none is banned.
     """
 
     prompts: list[Prompt]
@@ -37,6 +39,21 @@ class PromptBatch(NamedTuple):
     places: np.ndarray
     draws: np.ndarray
     size: int
+    banned: list[tuple[int, ...]] | None = None
+
+    def allowed_tokens(self, vocab_size: int) -> np.ndarray | None:
+        """`[P, V]` bool, what `generate` and `score` take as `allowed_tokens`; None for all."""
+        if self.banned is None:
+            return None
+        allowed = np.ones((len(self.banned), vocab_size), bool)
+        for row, tokens in zip(allowed, self.banned):
+            row[list(tokens)] = False
+        return allowed
+
+    def check_nothing_banned(self, proposal: str) -> None:
+        """Raises a ValueError for prompts whose banned tokens a proposal cannot leave out."""
+        if self.banned is not None:
+            raise ValueError(f"banned must be None for candidates that {proposal} draws")
 
     @property
     def visits(self) -> np.ndarray:
@@ -53,6 +70,7 @@ class PromptBatch(NamedTuple):
             places=self.places[places],
             draws=_distinct(self.draws[places], self.size),
             size=self.size,
+            banned=None if self.banned is None else [self.banned[i] for i in places],
         )
 
 
@@ -62,6 +80,7 @@ def encode_prompts(
     *,
     room: int,
     assistant_last: AssistantLast = "refuse",
+    banned: str | None = None,
 ) -> PromptBatch:
     """Renders prompts as chats; for a model without a chat template, a text as it is.
 
@@ -74,11 +93,15 @@ def encode_prompts(
       room: longest prompt that leaves space for a completion, in tokens.
       assistant_last: what becomes of a chat that ends with words of the assistant: "refuse" it, or
         "continue" them, so that a completion is the rest of that message.
+      banned: a column with a list of texts, of one token each, that no completion of the prompt may
+        have. The law of a completion is then that of the policy whose other tokens share their
+        mass, at each step.
 
     Raises:
       ValueError: `assistant_last` is neither; or, by the prompt's id: it is longer, nothing being
         cut in silence; it is a chat, and there is no template; the template refuses it or leaves a
-        message out; it ends with words of the assistant, which are to be refused.
+        message out; it ends with words of the assistant, which are to be refused; what is banned
+        for it is no list of texts, or one of them is not one token.
 
     Example:
       >>> from rsft_jax.data.tokenizer import byte_alphabet
@@ -107,7 +130,24 @@ def encode_prompts(
     width = min(room, -(-max(map(len, ids)) // _MULTIPLE) * _MULTIPLE)
     places = np.arange(len(known))
     tokens = pad_prompts(ids, width=width)
-    return PromptBatch(known, rendered, tokens, places, draws=places, size=len(known))
+    never = None if banned is None else [_banned(prompt, banned, tokenizer) for prompt in known]
+    return PromptBatch(known, rendered, tokens, places, places, len(known), banned=never)
+
+
+def _banned(prompt: Prompt, column: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens that a column of a prompt names."""
+    texts = prompt.fields.get(column)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        found = "no such column" if texts is None else f"{texts!r:.60}"
+        raise ValueError(f"prompt {prompt.id}: column {column} must be a list of texts, {found}")
+    found = tokenizer.encode_batch(texts)
+    for text, tokens in zip(texts, found):
+        if len(tokens) != 1:
+            raise ValueError(
+                f"prompt {prompt.id}: column {column}: {text!r:.60} is {len(tokens)} tokens of the "
+                "policy; one can be banned"
+            )
+    return tuple(sorted({tokens[0] for tokens in found}))
 
 
 def _distinct(draws: np.ndarray, size: int) -> np.ndarray:

@@ -112,8 +112,10 @@ class EndpointProposal:
         Raises:
           EndpointError, BudgetSpent: see `rsft_jax.interop.endpoints.Answers.of`; or the server
             refused every prompt.
+          ValueError: tokens are banned for the prompts.
         """
         del state
+        prompts.check_nothing_banned("a served model")
         bits = np.asarray(jax.random.key_data(key)).tobytes().hex()
         seeds = [first_seed(bits, int(draw)) for draw in prompts.draws]
         chats = [prompt.messages for prompt in prompts.prompts]

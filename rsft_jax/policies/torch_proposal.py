@@ -36,8 +36,13 @@ class TorchProposal:
         return True
 
     def propose(self, key: PRNGKey, state: Any, prompts: PromptBatch) -> Proposed:
-        """Draws N candidates for each of P prompts; those of the same key are the same."""
+        """Draws N candidates for each of P prompts; those of the same key are the same.
+
+        Raises:
+          ValueError: tokens are banned for the prompts; and as `torch_generate` does.
+        """
         del state  # the policy does not draw
+        prompts.check_nothing_banned("a module of PyTorch")
         completions = torch_generate(
             key,
             self.module,

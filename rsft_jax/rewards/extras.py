@@ -4,7 +4,7 @@ import importlib
 from types import ModuleType
 
 
-def require(module: str, *, package: str) -> ModuleType:
+def require(module: str, *, package: str, extra: str = "rewards") -> ModuleType:
     """Imports and returns a module of an optional package.
 
     Raises:
@@ -15,5 +15,5 @@ def require(module: str, *, package: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise ImportError(
             f"this reward needs {package}, and {error.name} is not installed: "
-            'pip install "rsft_jax[rewards]"'
+            f'pip install "rsft_jax[{extra}]"'
         ) from error

@@ -50,6 +50,37 @@ def test_text_without_a_template_begins_as_the_tokenizer_begins_texts():
     assert batch.tokens.tokens[0, :9].tolist() == [256, *b"Once <s>"]
 
 
+def banning(*texts):
+    return Prompt(id="p7", text="Hi", messages=({"role": U, "content": "Hi"},),
+                  fields={"never": list(texts)})  # fmt: skip
+
+
+def test_a_column_says_which_tokens_are_not_drawn():
+    prompts = [banning("b", "a", "b"), banning()]
+    assert encode_prompts(prompts, tiny_tokenizer(), room=200).allowed_tokens(300) is None
+    batch = encode_prompts(prompts, tiny_tokenizer(), room=200, banned="never")
+    assert batch.banned == [(97, 98), ()]
+    allowed = batch.take([1, 0, 0]).allowed_tokens(300)
+    assert allowed.shape == (3, 300)
+    assert [np.flatnonzero(~row).tolist() for row in allowed] == [[], [97, 98], [97, 98]]
+    with pytest.raises(ValueError, match="banned must be None for candidates that a server draws"):
+        batch.check_nothing_banned("a server")
+
+
+@pytest.mark.parametrize(
+    ("prompt_", "message"),
+    [
+        (banning("ab"), "prompt p7: column never: 'ab' is 2 tokens of the policy; one can"),
+        (banning(""), "prompt p7: column never: '' is 0 tokens of the policy"),
+        (banning(3), r"prompt p7: column never must be a list of texts, \[3\]"),
+        (prompt((U, "a")), "prompt p7: column never must be a list of texts, no such column"),
+    ],
+)
+def test_what_cannot_be_banned_is_refused_by_name(prompt_, message):
+    with pytest.raises(ValueError, match=message):
+        encode_prompts([prompt_], tiny_tokenizer(), room=200, banned="never")
+
+
 def test_prompt_that_ends_with_the_assistant_is_refused_or_continued():
     talk = prompt((U, "Capital of Peru?"), (A, "The capital is "))
     with pytest.raises(ValueError, match=r"prompt p7: its last message is the assistant's"):

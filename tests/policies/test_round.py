@@ -109,6 +109,43 @@ def test_a_cut_law_draws_what_the_untuned_policy_cannot_and_the_divergence_says_
     assert found.info.figures()["gap_outside"] > 0.05
 
 
+def test_banned_tokens_are_not_drawn_and_the_others_share_their_mass(made):
+    policy, state, prompts = made
+    whole = dataclasses.replace(policy, sampling=SamplingParams(max_new_tokens=1))
+    size = policy.model.config.vocab_size
+    never = [tuple(range(0, size, 2)), (), tuple(range(size // 2))]
+    banned = prompts._replace(banned=never)
+    key, variables = jax.random.key(4), policy.variables(state)
+    drawn = whole.propose(key, state, banned, num_candidates=40)
+    free = whole.propose(key, state, prompts, num_candidates=40)
+    for i, tokens in enumerate(never):
+        assert not np.isin(np.asarray(drawn.tokens)[i], tokens).any()
+    np.testing.assert_array_equal(drawn.tokens[1], free.tokens[1])
+    assert not np.array_equal(drawn.tokens[0], free.tokens[0])
+
+    # q(y) / q(allowed), by the policy's own probabilities of every token.
+    every = np.broadcast_to(np.arange(size)[:, None], (len(TEXTS), size, 1))
+    ones = np.ones((len(TEXTS), size), np.int32)
+    each = dataclasses.replace(
+        free, tokens=every, lengths=ones, log_probs=every * 0.0,
+        finished=ones == 1, failed=ones == 0,
+    )  # fmt: skip
+    law = np.asarray(whole.log_probs(variables, prompts, each), np.float64)[..., 0]
+    mass = np.array([np.exp(np.delete(row, list(of))).sum() for row, of in zip(law, never)])
+    picked = np.take_along_axis(law, np.asarray(drawn.tokens)[..., 0], axis=1)
+    np.testing.assert_allclose(
+        drawn.log_probs[..., 0], picked - np.log(mass)[:, None], rtol=1e-4, atol=1e-4
+    )
+    again = whole.log_probs(variables, banned, drawn)
+    np.testing.assert_allclose(again, drawn.log_probs, atol=1e-4)
+    assert whole.gap(state, banned, drawn).gap < 1e-4
+
+    source = PolicyNames(policy, "all").source(key, state)
+    names, of_free = source.names(banned), source.names(prompts)
+    assert [a == b for a, b in zip(names, of_free)] == [False] * 3
+    assert source.names(banned.take([2, 0])) == [names[2], names[0]]
+
+
 def test_candidates_do_not_depend_on_the_other_prompts(made, drawn):
     policy, state, prompts = made
     some = prompts.take([2, 0])

@@ -174,6 +174,9 @@ class LanguageConfig(RunConfig):
             checks.check(path is None or checks.is_path(path), name, path, "a path, or null")
         if self.candidates is not None and not Path(self.candidates).exists():
             raise ConfigError(f"candidates: {shown(self.candidates)}; is not there")
+        if self.candidates is not None:
+            allowed = "null with candidates, which were drawn without it"
+            checks.check(self.data.banned is None, "data.banned", self.data.banned, allowed)
 
     def _check_clip_ratio(self) -> None:
         """The ratio of a token is of two policies only where both have the same law."""
@@ -181,6 +184,8 @@ class LanguageConfig(RunConfig):
         off |= {"min_new_tokens": 0, "repetition_penalty": 1}
         if self.training.clip_ratio is None:
             return
+        banned = self.data.banned
+        checks.check(banned is None, "data.banned", banned, "null with training.clip_ratio")
         for name, value in off.items():
             given = getattr(self.sampling, name)
             allowed = f"{value} with training.clip_ratio"
@@ -197,6 +202,7 @@ class LanguageConfig(RunConfig):
             ("candidates", self.candidates, f"null {without}, which draws them"),
             ("training.clip_ratio", self.training.clip_ratio,
              f"null {without}, which knows log q of no token of the policy"),
+            ("data.banned", self.data.banned, f"null {without}, which knows no tokens"),
         ):  # fmt: skip
             checks.check(value is None, name, value, allowed)
         for name, value in (

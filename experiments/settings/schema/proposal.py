@@ -66,6 +66,8 @@ class DataConfig:
         continue them: a completion, and what rewards see as one, is then the rest of that message.
       made_by: the command that makes what `path` names, told where it is not there; null for none.
       packaged: where path is null: the application whose prompts are taken.
+      banned: a column of the prompts with a list of texts, each of which is one token of the
+        policy, that is never drawn for that prompt; null for none.
     """
 
     path: str | None
@@ -76,6 +78,7 @@ class DataConfig:
     assistant_last: Literal["refuse", "continue"] = "refuse"
     made_by: str | None = None
     packaged: str = "stories"
+    banned: str | None = None
 
     def check(self) -> None:
         """Checks the ranges."""

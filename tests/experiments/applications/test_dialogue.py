@@ -102,7 +102,7 @@ def test_a_head_learns_what_goes_with_the_scores(tmp_path, loss):
     informative = np.concatenate([score[:, None] * 3, noise[:, 1:]], axis=1)
     said = []
     made = fit(
-        base, rows, Fitting(loss=loss, head_passes=5, head_rate=0.03), said.append,
+        base, rows, Fitting(loss=loss, head_passes=10, head_rate=0.03), said.append,
         features=informative,
     )  # fmt: skip
     kernel = made.params["score"]["kernel"][:, 0] * informative.std(axis=0)

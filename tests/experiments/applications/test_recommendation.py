@@ -24,6 +24,7 @@ from rsft_jax.interop import load_pretrained
 from rsft_jax.models import logits_fn
 from rsft_jax.policies import encode_prompts, language_policy, score_texts
 from rsft_jax.rewards import Term, among
+from rsft_jax.rollouts import read_rollouts
 from rsft_jax.selection import Candidates, statistical_rejection, threshold
 from rsft_jax.training import all_parameters, make_optimizer
 from tests.experiments.applications.synthetic_ratings import synthetic_ratings
@@ -69,6 +70,11 @@ def test_smoke_end_to_end(tmp_path, prepared, ratings, capsys):
     assert any("histories to pre-train on" in line for line in said)
     code, made = run(tmp_path / "run", settings=settings(folder))
     assert code == ExitCode.OK
+    seen = {row["id"]: row["seen"] for row in _rows(folder)}
+    for rows in map(read_rollouts, made.path.glob("**/*.parquet")):
+        assert rows.num_rows > 0
+        drawn = zip(rows["prompt_id"], rows["completion"])
+        assert not [film for prompt, film in drawn if film in seen[prompt]]
     result = evaluate_run(made, ratings, SPLIT, Console())
     shown = capsys.readouterr().out
     assert "tuned policy less the others" in shown
@@ -84,12 +90,13 @@ def test_smoke_end_to_end(tmp_path, prepared, ratings, capsys):
     assert set(written["groups"]) == {"age", "gender", "activity"}
     assert "accepted of policy" in written["groups"]["gender"]
     # Lists show no film that the user knows.
-    assert result["users"] == len({row["user"] for row in map(json.loads, _held_out(folder))})
+    assert result["users"] == len(
+        {row["user"] for row in _rows(folder) if row["split"] == "heldout"}
+    )
 
 
-def _held_out(folder):
-    lines = (folder / "prompts.jsonl").read_text().splitlines()
-    return [line for line in lines if '"split": "heldout"' in line]
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
 
 
 def test_what_is_missing_says_how_it_is_made(tmp_path, prepared):

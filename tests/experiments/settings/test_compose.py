@@ -112,7 +112,10 @@ def test_config_survives_a_round_trip_through_yaml(tmp_path):
         (["training.part.targets=[query,foo]"], ["training.part.targets[1]: 'foo' is not one of"]),
         (["selection=topk"], ["selection: 'topk' is not one of", "did you mean top_k?"]),
         (["experiment=storis"], ["experiment: 'storis'", "did you mean stories?"]),
-        (["reward=null"], ["reward: null is not one of answer, learned, liked, safety, sentiment"]),
+        (
+            ["reward=null"],
+            ["reward: null is not one of answer, gym_answer, learned, liked, math_answer, safety"],
+        ),
         (["sampling=3"], ["sampling: 3 is not one of default"]),
         (["policy=local"], ["policy.path: missing", "policy.path=VALUE"]),
         (["experiment=gaussian", "selection=top_k"], ["selection: this experiment has no such"]),

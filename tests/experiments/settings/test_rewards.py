@@ -72,7 +72,7 @@ def test_a_term_of_another_kind_takes_the_place_of_the_first_with_none_of_its_se
         ("reward.length.min_word=1", "unknown field; did you mean reward.length.min_words?"),
         (
             "reward.calm={weight: 1}",
-            "reward.calm.term: missing; must be one of among, answer, equations, function, judge",
+            "reward.calm.term: missing; must be one of among, answer, equations, function",
         ),
         ("reward.sentiment.term=sentimen", "reward.sentiment.term: 'sentimen' is not one of"),
         ("reward.judge={term: polarty}", "reward.judge.term: 'polarty' is not one of"),
@@ -110,9 +110,10 @@ def test_every_kind_of_term_scores():
     }
     # A served judge is asked in tests/interop/test_endpoint_judge.py; `among` and `answer` read
     # columns, these texts have no sums, and `learned` reads a folder: see the tests of
-    # tests/rewards by their names.
+    # tests/rewards by their names, and of verifiers those of tests/interop_real.
+    elsewhere = {"judge", "among", "answer", "equations", "gym_answer", "learned", "math_answer"}
     for name, kind in RewardTerm.variants().items():
-        if name in ("judge", "among", "answer", "equations", "learned"):
+        if name in elsewhere:
             continue
         term = kind(term=name, weight=1.0, **settings.get(name, {}))
         scores = rewards.Term(name, term.build(["mylab"], "reward.x"))(["p", "q"], TEXTS)
