@@ -17,9 +17,9 @@ from ..settings.schema import LanguageConfig
 from ..settings.stored import read_config
 from ..terminal.console import Console
 from ..terminal.errors import ConfigError, ExitCode, shown
-from ..terminal.failures import complain
 from ..terminal.files import write_whole
 from ..terminal.parser import Parser
+from .script import run_script
 
 NAMES = {"policy": "tuned policy", "base": "before training", "control": "random control"}
 """The policies of a run, by which every table names them."""
@@ -45,15 +45,13 @@ def evaluate_runs(
     """
     parser = Parser(prog=prog, description=about.partition("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output_dir of a run")
-    try:
-        parsed: argparse.Namespace = parser.parse_args(arguments)
+
+    def body(parsed: argparse.Namespace) -> None:
         found = [evaluate_run(existing_run(path), Console()) for path in parsed.runs]
-    except ConfigError as error:
-        complain(str(error))
-        return ExitCode.USAGE
-    if len(found) > 1:
-        show_means(Console(), found)
-    return ExitCode.OK
+        if len(found) > 1:
+            show_means(Console(), found)
+
+    return run_script(parser, arguments, body)
 
 
 def config_of(folder: RunFolder, subject: str) -> LanguageConfig:

@@ -42,7 +42,7 @@ def test_anywhere_is_the_last_number_that_is_found():
     np.testing.assert_array_equal(found, [[1, 1]])
 
 
-@pytest.mark.parametrize("value", ["", None, True, [1], "is"])
+@pytest.mark.parametrize("value", ["", None, True, [1], "?"])
 def test_an_answer_that_is_none_is_refused_before_anything_is_drawn(value):
     term = Term("right", math_answer())
     prompt = type("Row", (), {"id": "p3", "text": "q", "messages": (), "fields": {"answer": value}})
@@ -58,7 +58,7 @@ def test_full_score_alone_counts(task):
     reward = gym_answer()
     for row in rows:
         right = f"I say <answer>12345</answer>, no: <answer> {row['answer']} </answer>"
-        texts = [right, row["answer"], "<answer>12345</answer>", f"{right} <answer>1</answer>"]
+        texts = [right, row["answer"], "<answer>12345</answer>", f"{right} <answer>no</answer>"]
         found = reward([""], [texts], task=[row["task"]], entry=[row["entry"]])
         np.testing.assert_array_equal(found, [[1, 0, 0, 0]])
     whole = gym_answer(form="whole")
@@ -71,9 +71,10 @@ def test_partial_credit_is_there_and_is_not_passed_on():
     import reasoning_gym
 
     (row, *_) = gym.gym_rows("products", train=1, heldout=1, seed=0)
-    score = reasoning_gym.get_score_answer_fn("products")("12345", row["entry"])
+    answer = f"{row['answer']} or so"
+    score = reasoning_gym.get_score_answer_fn("products")(answer, row["entry"])
     assert 0 < score < 1
-    text = [["<answer>12345</answer>"]]
+    text = [[f"<answer>{answer}</answer>"]]
     assert gym_answer()([""], text, task=["products"], entry=[row["entry"]]) == 0
 
 
@@ -99,12 +100,12 @@ def test_a_run_on_a_task(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no_such_task"], "TASK: no_such_task; "),
+        (["no_such_task"], "TASK: 'no_such_task'; "),
         (["chain_sum", "--train", "0"], "--train: 0; must be at least 1"),
-        (["chain_sum", "--set", "max_digits"], "--set: max_digits; must be NAME=VALUE"),
-        (["chain_sum", "--set", "colour=1"], "TASK: chain_sum; "),
+        (["chain_sum", "--set", "max_digits"], "--set: 'max_digits'; must be NAME=VALUE"),
+        (["chain_sum", "--set", "colour=1"], "TASK: 'chain_sum'; "),
         (["chain_sum", "--train", "200", "--set", "max_digits=1", "--set", "max_terms=2"],
-         r"TASK: chain_sum; \d+ different questions in 6,000, 300 are wanted"),
+         r"TASK: 'chain_sum'; \d+ different questions in 6,000, 300 are wanted"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_a_file_of_prompts_is_one_line(tmp_path, arguments, message, capsys):

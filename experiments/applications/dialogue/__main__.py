@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...terminal.errors import ConfigError, ExitCode
-from ...terminal.failures import complain
 from ...terminal.parser import Parser
+from ..script import run_script
 from .chitchat import Talks, read_chitchat
 from .people import PARTS
 from .prompts import (
@@ -54,14 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser.add_argument("--seed", type=int, default=0, help="of the fit of both models")
     parser.add_argument("--loss", choices=LOSSES, default=LOSSES[0], help="of what is kept")
     parser.add_argument("--layers", type=int, default=LAYERS, help="of SmolLM2 below the heads")
-    try:
-        parsed: argparse.Namespace = parser.parse_args(arguments)
+
+    def body(parsed: argparse.Namespace) -> None:
         talks = read_chitchat(parsed.data)
         prepare(talks, parsed.output, num_layers=parsed.layers, seed=parsed.seed, loss=parsed.loss)
-    except ConfigError as error:
-        complain(str(error))
-        return ExitCode.USAGE
-    return ExitCode.OK
+
+    return run_script(parser, arguments, body)
 
 
 def prepare(

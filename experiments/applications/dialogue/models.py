@@ -19,9 +19,9 @@ from rsft_jax.interop import SequenceClassifier, load_classifier
 from rsft_jax.models import head_scores
 
 from ...terminal.errors import ConfigError, ExitCode, one_line
-from ...terminal.failures import complain
 from ...terminal.parser import Parser
 from ..evaluation import cell, write_result
+from ..script import run_script
 from .__main__ import FOLDER, MODELS
 from .fit import features_of
 from .judging import agreement, baselines
@@ -32,19 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Reads both models and the held-out scores, and shows how they agree."""
     parser = Parser(prog="dialogue.models", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, metavar="FOLDER")
-    try:
-        parsed: argparse.Namespace = parser.parse_args(arguments)
+
+    def body(parsed: argparse.Namespace) -> None:
         folder: Path = parsed.folder
         rows = list(read_rows(folder / "scored" / "heldout.jsonl"))
         models = {name: _model(folder / name) for name in MODELS}
-    except ConfigError as error:
-        complain(str(error))
-        return ExitCode.USAGE
-    scores = {
-        name: scores_of_features(model, features_of(model, rows)) for name, model in models.items()
-    }
-    show(measure(folder, rows, scores), print)
-    return ExitCode.OK
+        scores = {
+            name: scores_of_features(model, features_of(model, rows))
+            for name, model in models.items()
+        }
+        show(measure(folder, rows, scores), print)
+
+    return run_script(parser, arguments, body)
 
 
 def measure(

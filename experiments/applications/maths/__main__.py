@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ...terminal.errors import ConfigError, ExitCode
-from ...terminal.failures import complain
+from ...settings import checks
+from ...terminal.errors import ExitCode
 from ...terminal.parser import Parser
+from ..script import run_script
 from .prompts import check_no_leak, draw_questions, prompt_rows, write_rows
 
 FOLDER = Path("maths")
@@ -25,15 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser = Parser(prog="maths", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, default=FOLDER, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="of questions and pre-training")
-    try:
-        parsed: argparse.Namespace = parser.parse_args(arguments)
-        if parsed.seed < 0:
-            raise ConfigError(f"--seed: {parsed.seed}; must be at least 0")
+
+    def body(parsed: argparse.Namespace) -> None:
+        checks.seed("--seed", parsed.seed)
         prepare(parsed.output, seed=parsed.seed)
-    except ConfigError as error:
-        complain(str(error))
-        return ExitCode.USAGE
-    return ExitCode.OK
+
+    return run_script(parser, arguments, body)
 
 
 def prepare(

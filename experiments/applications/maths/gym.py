@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...settings import checks
 from ...terminal.errors import ConfigError, ExitCode, one_line, shown
-from ...terminal.failures import complain
 from ...terminal.files import write_whole
 from ...terminal.parser import Parser
+from ..script import run_script
 from .prompts import Row
 
 SYSTEM = "Answer the question. Put the final answer between <answer> and </answer>."
@@ -44,24 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="options",
         help="a setting of the task, the value as JSON",
     )  # fmt: skip
-    try:
-        parsed: argparse.Namespace = parser.parse_args(arguments)
+
+    def body(parsed: argparse.Namespace) -> None:
         for name in ("train", "heldout"):
-            if getattr(parsed, name) < 1:
-                raise ConfigError(f"--{name}: {getattr(parsed, name)}; must be at least 1")
+            checks.at_least(f"--{name}", getattr(parsed, name), 1)
+        checks.seed("--seed", parsed.seed)
         rows = gym_rows(
             parsed.task, train=parsed.train, heldout=parsed.heldout, seed=parsed.seed,
             options=dict(map(_option, parsed.options)),
         )  # fmt: skip
         write_whole(parsed.output, "".join(json.dumps(row) + "\n" for row in rows))
-    except ConfigError as error:
-        complain(str(error))
-        return ExitCode.USAGE
-    except OSError as error:
-        complain(f"--output: {shown(str(parsed.output))}; {error.strerror}")
-        return ExitCode.USAGE
-    print(f"{parsed.output}: {parsed.train} prompts to train on, {parsed.heldout} held out")
-    return ExitCode.OK
+        print(f"{parsed.output}: {parsed.train} prompts to train on, {parsed.heldout} held out")
+
+    return run_script(parser, arguments, body)
 
 
 def gym_rows(
@@ -81,7 +77,7 @@ def gym_rows(
         questions that differ; an answer is not right by the verifier once it went through JSON.
     """
     try:
-        import reasoning_gym
+        import reasoning_gym  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ConfigError('TASK: needs reasoning-gym: pip install "rsft_jax[maths]"') from None
     wanted = train + heldout
@@ -105,10 +101,10 @@ def gym_rows(
     right = reasoning_gym.get_score_answer_fn(task)
     for number, (question, entry) in enumerate(found.items()):
         try:
-            kept = json.loads(json.dumps(entry, allow_nan=False))
+            kept: Row = json.loads(json.dumps(entry, allow_nan=False))
             is_right = right(kept["answer"], kept) == 1.0
         except Exception:  # whatever a verifier makes of an item that JSON has changed
-            is_right = False
+            kept, is_right = {}, False
         if not is_right:
             raise ConfigError(
                 f"TASK: {shown(task)}; its verifier does not take the answer of an item that went "

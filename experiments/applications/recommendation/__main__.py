@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...terminal.errors import ConfigError, ExitCode
-from ...terminal.failures import complain
 from ...terminal.parser import Parser
+from ..script import run_script
 from .movielens import Ratings, read_movielens
 from .prompts import Split, prompt_rows, training_histories, write_rows
 
@@ -28,14 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser.add_argument("--output", type=Path, default=FOLDER, metavar="DIR")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="of the three files")
     parser.add_argument("--seed", type=int, default=0, help="of pre-training")
-    try:
-        parsed: argparse.Namespace = parser.parse_args(arguments)
-        ratings = read_movielens(parsed.data)
-        prepare(ratings, parsed.output, seed=parsed.seed)
-    except ConfigError as error:
-        complain(str(error))
-        return ExitCode.USAGE
-    return ExitCode.OK
+
+    def body(parsed: argparse.Namespace) -> None:
+        prepare(read_movielens(parsed.data), parsed.output, seed=parsed.seed)
+
+    return run_script(parser, arguments, body)
 
 
 def prepare(

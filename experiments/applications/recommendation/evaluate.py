@@ -23,9 +23,9 @@ from ...language.evaluate import open_run
 from ...runs.folder import RunFolder, existing_run
 from ...terminal.console import Console
 from ...terminal.errors import ConfigError, ExitCode
-from ...terminal.failures import complain
 from ...terminal.parser import Parser
 from ..evaluation import write_result
+from ..script import run_script
 from .baselines import factorisation, known_before_test, popularity
 from .groups import group_of
 from .judging import (
@@ -61,17 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser = Parser(prog="recommendation.evaluate", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output_dir of a run")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="of the three files")
-    try:
-        parsed: argparse.Namespace = parser.parse_args(arguments)
+
+    def body(parsed: argparse.Namespace) -> None:
         folders = [existing_run(path) for path in parsed.runs]
         ratings = read_movielens(parsed.data)
         found = [evaluate_run(folder, ratings, Split(), Console()) for folder in folders]
-    except ConfigError as error:
-        complain(str(error))
-        return ExitCode.USAGE
-    if len(found) > 1:
-        _show_means(Console(), found)
-    return ExitCode.OK
+        if len(found) > 1:
+            _show_means(Console(), found)
+
+    return run_script(parser, arguments, body)
 
 
 def evaluate_run(

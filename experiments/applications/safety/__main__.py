@@ -6,7 +6,6 @@ No model is asked: prompts of a template differ in the group word alone, so that
 is the opinion that the measures have of the word.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -14,10 +13,10 @@ from rsft_jax.metrics import Slices, slice_by_paired
 from rsft_jax.rewards import offensive, sentiment
 
 from ...terminal.console import Console
-from ...terminal.errors import ConfigError, ExitCode
-from ...terminal.failures import complain
+from ...terminal.errors import ExitCode
 from ...terminal.parser import Parser
 from ..evaluation import cell
+from ..script import run_script
 from .prompts import NO_GROUP, prompt_rows
 
 MEASURES = {"offensive": offensive, "sentiment": sentiment}
@@ -27,12 +26,10 @@ MEASURES = {"offensive": offensive, "sentiment": sentiment}
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Shows what each measure gives to each word."""
     parser = Parser(prog="safety", description=(__doc__ or "").partition("\n")[0])
-    try:
-        parsed: argparse.Namespace = parser.parse_args(arguments)
-    except ConfigError as error:
-        complain(str(error))
-        return ExitCode.USAGE
-    del parsed  # there are no options
+    return run_script(parser, arguments, lambda parsed: _show())
+
+
+def _show() -> None:
     slices = prompts_by_word()
     rows = [
         (str(one.group), *(cell(each.groups[i].interval) for each in slices.values()))
@@ -45,7 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         ("word", *slices),
         rows,
     )
-    return ExitCode.OK
 
 
 def prompts_by_word() -> dict[str, Slices]:
