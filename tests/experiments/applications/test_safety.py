@@ -35,6 +35,7 @@ KEPT = ("train-heated-01", "train-everyday-01", "heldout-heated-01", "heldout-he
         "heldout-control-02")  # fmt: skip
 SETTINGS = (
     "experiment=safety",
+    "rounds.num_rounds=1",
     "policy=tiny_random",
     "sampling.num_candidates=2",
     "sampling.max_new_tokens=4",
