@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rsft_jax.metrics import last_number
+from rsft_jax.rewards.one_column import check_column, column_signature
 from rsft_jax.rewards.texts import candidates_shape
 
 FORMS = ("end", "alone", "anywhere")
@@ -49,19 +50,14 @@ class Answer:
     form: str = "end"
 
     def __post_init__(self) -> None:
-        if not self.column.isidentifier() or self.column in ("prompts", "completions"):
-            raise ValueError(
-                f"column must be the name of a column of the data, got {self.column!r}"
-            )
+        check_column(self.column)
         if self.form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(FORMS)}, got {self.form!r}")
 
     @property
     def __signature__(self) -> inspect.Signature:
         """By which a `rsft_jax.rewards.Term` knows the column."""
-        kinds = inspect.Parameter
-        texts = [kinds(n, kinds.POSITIONAL_OR_KEYWORD) for n in ("prompts", "completions")]
-        return inspect.Signature([*texts, kinds(self.column, kinds.KEYWORD_ONLY)])
+        return column_signature(self.column)
 
     def check_columns(self, **columns: Sequence[Any]) -> list[str]:
         """What is wrong with each value, "" where nothing is; see `Term.columns`."""

@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ class _Running:
             raise WorkerError(self._how_it_ended()) from None
         while b"\n" not in self._left:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._reads], [], [], left)[0]:
+            if left <= 0 or not wait([self._reads], left):
                 raise WorkerError(f"took more than {timeout:g} s")
             part = os.read(self._reads, 1 << 16)
             if not part:

@@ -118,6 +118,18 @@ def test_config_survives_a_round_trip_through_yaml(tmp_path):
         ),
         (["sampling=3"], ["sampling: 3 is not one of default"]),
         (["policy=local"], ["policy.path: missing", "policy.path=VALUE"]),
+        (["data.banned=never", "training.clip_ratio=0.2"], ["data.banned: 'never'", "clip_ratio"]),
+        (["data.banned=never", "candidates=."], ["data.banned: 'never'", "null with candidates"]),
+        (
+            [
+                "data.banned=never",
+                "proposal=endpoint",
+                "proposal.base_url=http://h",
+                "proposal.model=m",
+                "selection=top_k",
+            ],
+            ["data.banned: 'never'", "which knows no tokens"],
+        ),
         (["experiment=gaussian", "selection=top_k"], ["selection: this experiment has no such"]),
         (["selection.rule=top_k"], ["selection.rule: 'top_k'", "choose it with selection=top_k"]),
         (["training.part=all"], ["training.part: 'all'", "training/part=NAME"]),
