@@ -22,9 +22,9 @@ class GymAnswer:
     """1 where reasoning-gym gives an answer its full score, 1.0; 0 for any other.
 
     Its tasks give credit for what is near or of the right form (0.54 for "8717446 is it" where the
-    product is 8717446): trained on, that teaches the form. The verifier runs in a process of its own with a limit on
-    each answer (`rsft_jax.rewards.Worker`); some evaluate what the answer says as an expression. A
-    candidate that it gives no result for is NaN: neither right nor wrong.
+    product is 8717446): trained on, that teaches the form. The verifier runs in a process of its
+    own with a limit on each answer (`rsft_jax.rewards.Worker`); some evaluate what the answer says
+    as an expression. A candidate that it gives no result for is NaN: neither right nor wrong.
 
     Two columns of the prompt are read: `task`, the name of a reasoning-gym data set, and `entry`,
     an item of it as JSON, as `python -m rsft_jax.experiments.applications.maths.gym` writes them.

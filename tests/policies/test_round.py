@@ -144,6 +144,8 @@ def test_banned_tokens_are_not_drawn_and_the_others_share_their_mass(made):
     names, of_free = source.names(banned), source.names(prompts)
     assert [a == b for a, b in zip(names, of_free)] == [False] * 3
     assert source.names(banned.take([2, 0])) == [names[2], names[0]]
+    others = source.names(prompts._replace(banned=[never[2], never[1], never[0]]))
+    assert [a == b for a, b in zip(names, others)] == [False, True, False]
 
 
 def test_candidates_do_not_depend_on_the_other_prompts(made, drawn):

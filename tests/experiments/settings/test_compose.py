@@ -123,10 +123,10 @@ def test_config_survives_a_round_trip_through_yaml(tmp_path):
         (
             [
                 "data.banned=never",
-                "proposal=endpoint",
-                "proposal.base_url=http://h",
-                "proposal.model=m",
                 "selection=top_k",
+                "proposal=endpoint",
+                "proposal.model=m",
+                "proposal.base_url=http://h",
             ],
             ["data.banned: 'never'", "which knows no tokens"],
         ),

@@ -34,7 +34,8 @@ def test_rows_of_different_fields_become_one_table():
 def test_a_digest_is_of_names_and_contents_and_not_of_the_place(tmp_path):
     made = {"a": {"x": "1", "deep/y": "2"}, "same": {"x": "1", "deep/y": "2"},
             "other": {"x": "1", "deep/y": "3"}, "name": {"x": "1", "deep/z": "2"},
-            "moved": {"x": "1", "y": "2"}, "swapped": {"x": "2", "deep/y": "1"}}  # fmt: skip
+            "moved": {"x": "1", "y": "2"}, "folder": {"x": "1", "d/y": "2"},
+            "swapped": {"x": "2", "deep/y": "1"}}  # fmt: skip
     for folder, contents in made.items():
         for name, text in contents.items():
             (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
