@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,8 @@ class GymAnswer:
 
     @functools.cached_property
     def _score(self) -> Worker:
-        return Worker("rsft_jax.rewards.gym_answer:score", timeout=self.timeout)
+        here = "rsft_jax.rewards.gym_answer"
+        return Worker(f"{here}:score", timeout=self.timeout, setup=f"{here}:load")
 
     def check_columns(self, task: Sequence[Any], entry: Sequence[Any]) -> list[str]:
         """What is wrong with each prompt, "" where nothing is; see `Term.columns`."""
@@ -109,8 +111,12 @@ def gym_answer(form: str = "tag", timeout: float = 5.0) -> GymAnswer:
 
 def score(task: str, answer: str, entry: Mapping[str, Any]) -> float:
     """What the verifier of a task says, in [0, 1]; `GymAnswer` asks it in a process of its own."""
-    gym = require("reasoning_gym", package="reasoning-gym", extra="maths")
-    return float(gym.get_score_answer_fn(task)(answer, entry))
+    return float(load().get_score_answer_fn(task)(answer, entry))
+
+
+def load() -> ModuleType:
+    """The package; importing it takes seconds."""
+    return require("reasoning_gym", package="reasoning-gym", extra="maths")
 
 
 def last_tag(text: str) -> str | None:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,8 @@ class MathAnswer:
 
     @functools.cached_property
     def _equal(self) -> Worker:
-        return Worker("rsft_jax.rewards.math_answer:equal", timeout=self.timeout)
+        here = "rsft_jax.rewards.math_answer"
+        return Worker(f"{here}:equal", timeout=self.timeout, setup=f"{here}:load")
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -119,15 +121,18 @@ def equal(right: str, found: str, is_bare: bool) -> bool:
       found: the same, or a text in which the answer stands last.
       is_bare: whether it is the same.
     """
-    verify = require("math_verify", package="math-verify", extra="maths").verify
     answer = _parsed(f"${found}$" if is_bare else found)
-    return bool(verify(_parsed(f"${right}$"), answer, timeout_seconds=None))
+    return bool(load().verify(_parsed(f"${right}$"), answer, timeout_seconds=None))
 
 
 @functools.lru_cache(maxsize=4096)
 def _parsed(text: str) -> Any:
-    parse = require("math_verify", package="math-verify", extra="maths").parse
-    return parse(text, parsing_timeout=None)
+    return load().parse(text, parsing_timeout=None)
+
+
+def load() -> ModuleType:
+    """The package; importing it takes a moment."""
+    return require("math_verify", package="math-verify", extra="maths")
 
 
 def last_boxed(text: str) -> str | None:

@@ -1,9 +1,10 @@
 """The process behind `rsft_jax.rewards.worker`: run as a script, so that it imports nothing more.
 
-    python serving.py module:function ANSWERS LIFE PATHS
+    python serving.py module:function SETUP ANSWERS LIFE PATHS
 
-The function is looked for where whoever asks would find it (PATHS, `sys.path` as JSON). A line of
-JSON is written to the first descriptor when it is there, and one for each line that comes:
+The function is looked for where whoever asks would find it (PATHS, `sys.path` as JSON); SETUP,
+another one or "", is called once before. A line of JSON is written to the first descriptor when all
+is there, and one for each line that comes:
 {"result": ...}, {"error": "..."}, or {"missing": "..."} where something cannot be imported.
 """
 
@@ -16,11 +17,12 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 
-def serve(target: str, answers: BinaryIO) -> None:
+def serve(target: str, setup: str, answers: BinaryIO) -> None:
     """Imports the function, then answers until nothing more can come."""
-    module, _, name = target.partition(":")
     try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        function = _function(target)
+        if setup:
+            _function(setup)()
     except (ImportError, AttributeError) as error:
         _answer(answers, {"missing": str(error)[:500]})
         return
@@ -32,6 +34,11 @@ def serve(target: str, answers: BinaryIO) -> None:
             _answer(answers, {"missing": str(error)[:500]})
         except Exception as error:
             _answer(answers, {"error": f"raised {type(error).__name__}: {error}"[:500]})
+
+
+def _function(target: str) -> Callable[..., Any]:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _answer(answers: BinaryIO, answer: dict[str, Any]) -> None:
@@ -51,7 +58,7 @@ def end_with(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    end_with(int(sys.argv[3]))
-    sys.path = json.loads(sys.argv[4])
-    with os.fdopen(int(sys.argv[2]), "wb", buffering=0) as descriptor:
-        serve(sys.argv[1], descriptor)
+    end_with(int(sys.argv[4]))
+    sys.path = json.loads(sys.argv[5])
+    with os.fdopen(int(sys.argv[3]), "wb", buffering=0) as descriptor:
+        serve(sys.argv[1], sys.argv[2], descriptor)

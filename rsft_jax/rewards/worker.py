@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 START_SECONDS = 120.0
-"""How long a process may take to import its function."""
+"""How long a process may take to import its function and to set it up."""
 
 _ENDING_SECONDS = 1.0
 _MOST_BYTES = 1 << 20
@@ -41,6 +41,8 @@ class Worker:
     Args:
       target: "package.module:function", found by `sys.path`.
       timeout: seconds that a call may take.
+      setup: a function of the same form that is called once, when the process starts, with no
+        limit but `START_SECONDS`: what takes long to import belongs there, not in the first call.
 
     Raises:
       ValueError: the limit is not above 0 and finite, or the name has no such form.
@@ -52,13 +54,13 @@ class Worker:
       >>> worker.close()
     """
 
-    def __init__(self, target: str, *, timeout: float):
-        module, _, function = target.partition(":")
-        if not (module and function):
-            raise ValueError(f"target must be module:function, got {target!r}")
+    def __init__(self, target: str, *, timeout: float, setup: str | None = None):
+        for name, given in (("target", target), ("setup", setup)):
+            if given is not None and not all(given.partition(":")):
+                raise ValueError(f"{name} must be module:function, got {given!r}")
         if not 0 < timeout < float("inf"):
             raise ValueError(f"timeout must be above 0 and finite, got {timeout}")
-        self.target, self.timeout = target, timeout
+        self.target, self.timeout, self.setup = target, timeout, setup
         self._lock = threading.Lock()
         self._running: _Running | None = None
 
@@ -95,7 +97,7 @@ class Worker:
         if self._running is not None and self._running.has_ended:
             self._end()
         if self._running is None:
-            self._running = _Running(self.target)
+            self._running = _Running(self.target, self.setup or "")
             weakref.finalize(self, self._running.end)
             try:
                 _import_error(self._running.ask(b"", START_SECONDS))
@@ -118,13 +120,13 @@ def _import_error(answer: dict[str, Any]) -> None:
 class _Running:
     """A process that serves calls."""
 
-    def __init__(self, target: str):
+    def __init__(self, target: str, setup: str):
         reads, writes = os.pipe()
         paths = json.dumps(sys.path)
         life, held = os.pipe()  # ends with this process, and the other one with it
         try:
             self.process = subprocess.Popen(
-                [sys.executable, str(_SERVING), target, *map(str, (writes, life)), paths],
+                [sys.executable, str(_SERVING), target, setup, str(writes), str(life), paths],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -42,7 +42,7 @@ def test_anywhere_is_the_last_number_that_is_found():
     np.testing.assert_array_equal(found, [[1, 1]])
 
 
-@pytest.mark.parametrize("value", ["", None, True, [1], "?"])
+@pytest.mark.parametrize("value", ["", None, True, [1]])
 def test_an_answer_that_is_none_is_refused_before_anything_is_drawn(value):
     term = Term("right", math_answer())
     prompt = type("Row", (), {"id": "p3", "text": "q", "messages": (), "fields": {"answer": value}})

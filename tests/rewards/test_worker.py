@@ -154,6 +154,32 @@ def running_arguments(pid):
         return []
 
 
+def test_what_takes_long_to_set_up_is_not_in_the_limit_of_a_call(worker):
+    here = "tests.rewards.test_worker"
+    call = Worker(f"{here}:is_set_up", timeout=SOON, setup=f"{here}:set_up_slowly")
+    try:
+        assert call() is True
+    finally:
+        call.close()
+    lacking = Worker(f"{here}:is_set_up", timeout=SOON, setup=f"{here}:lacking")
+    with pytest.raises(ImportError, match="needs pipes"):
+        lacking()
+
+
+_SET_UP = []
+
+
+def set_up_slowly():
+    """Runs in the worker."""
+    time.sleep(3 * SOON)
+    _SET_UP.append(True)
+
+
+def is_set_up():
+    """Runs in the worker."""
+    return _SET_UP == [True]
+
+
 def test_threads_get_their_own_answers(worker):
     call = worker("math:factorial")
     found = {}
@@ -203,3 +229,5 @@ def lacking():
 def test_what_is_no_worker_is_refused(target, timeout, message):
     with pytest.raises(ValueError, match=message):
         Worker(target, timeout=timeout)
+    with pytest.raises(ValueError, match="setup must be module:function, got 'math'"):
+        Worker("math:sqrt", timeout=1.0, setup="math")
