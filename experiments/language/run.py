@@ -80,7 +80,7 @@ def _rounds(
     done: int,
     checkpoints: Checkpoints,
 ) -> ExitCode:
-    """The rounds that are left, each written, saved and evaluated before the next one."""
+    """The rounds that are left, each written, saved and, if due, evaluated before the next one."""
     if stops_by_judge(setup.config, folder, setup.console):
         return ExitCode.OK
     for number, reports in enumerate(play(arms, states, done), done + 1):
@@ -100,7 +100,9 @@ def _rounds(
 def _evaluate(
     setup: Setup, folder: RunFolder, states: Mapping[str, TrainState], number: int
 ) -> None:
-    """Evaluates the arms after a round, but for those that have been before a run went on."""
+    """Evaluates the arms if that is due, but for those that have been before a run went on."""
+    if number % setup.config.evaluation.every and number != setup.config.rounds.num_rounds:
+        return
     known = [(e.get("arm"), e.get("round")) for e in folder.events() if e["event"] == "evaluation"]
     for name, state in states.items():
         if (name, number) not in known:

@@ -44,6 +44,7 @@ class EvaluationConfig:
     """What is measured on held-out prompts before, between and after the rounds.
 
     Attributes:
+      every: evaluate after every so many rounds, and after the last; before the first always.
       num_prompts: held-out prompts used.
       num_candidates: completions for each.
       confidence: of the bootstrap intervals, in (0, 1).
@@ -55,6 +56,7 @@ class EvaluationConfig:
         all rounds. See `rsft_jax.metrics.judge_turned`.
     """
 
+    every: int
     num_prompts: int
     num_candidates: int
     kl_prompts: int
@@ -65,11 +67,16 @@ class EvaluationConfig:
 
     def check(self) -> None:
         """Checks the ranges."""
-        for name in ("num_prompts", "num_candidates", "kl_prompts", "bootstrap_samples"):
+        for name in ("every", "num_prompts", "num_candidates", "kl_prompts", "bootstrap_samples"):
             checks.at_least(f"evaluation.{name}", getattr(self, name), 1)
         checks.inside("evaluation.confidence", self.confidence, 0, 1)
         if self.stop_by_judge is not None:
             checks.at_least("evaluation.stop_by_judge", self.stop_by_judge, 1)
+            if self.every > 1:
+                raise ValueError(
+                    f"evaluation.every: {self.every}; must be 1 where evaluation.stop_by_judge is "
+                    "given, which counts rounds"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
