@@ -62,12 +62,15 @@ class Scored(NamedTuple):
         that compare densities (`rsft_jax.selection.density_ratio`); None where there is none.
       group: `[P]` integers, the group of each prompt, for the rules that compare groups
         (`rsft_jax.selection.balanced`); None where there is none.
+      fingerprint: `[P, N]` integers, equal for completions that count as the same, for the rules
+        that accept each once (`rsft_jax.selection.unique`); None where there is none.
     """
 
     rewards: Array | np.ndarray
     info: Any = None
     log_target: Array | np.ndarray | None = None
     group: Array | np.ndarray | None = None
+    fingerprint: Array | np.ndarray | None = None
 
 
 ScoreFn = Callable[[Any, Any], Array | np.ndarray | Scored]

@@ -86,6 +86,8 @@ def collect(
         candidates = dataclasses.replace(candidates, log_target=jnp.asarray(log_p))
     if (group := scored.group) is not None:
         candidates = dataclasses.replace(candidates, group=jnp.asarray(group))
+    if (fingerprint := scored.fingerprint) is not None:
+        candidates = dataclasses.replace(candidates, fingerprint=jnp.asarray(fingerprint))
     selection = rule.select(keys.select, candidates)
     return Collected(proposed.completions, candidates, selection, Info(proposed.info, scored.info))
 

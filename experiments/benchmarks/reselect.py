@@ -28,7 +28,7 @@ from rsft_jax.rollouts import RolloutStore, to_rows
 from rsft_jax.rounds import collect
 from rsft_jax.selection import SelectionRule
 
-from ..language import make, reselect
+from ..language import reselect
 from ..language.candidates import read_candidates
 from ..language.prompts import round_prompts
 from ..language.setup import Setup, make_setup
@@ -70,7 +70,7 @@ def rules_of(setup: Setup, betas: Sequence[float]) -> list[SelectionRule]:
     overrides = ["selection=statistical_rejection", "selection.budget=2"]
     name = f"experiment={setup.config.name}"
     configs = [load_config([name, *overrides, f"selection.beta={beta}"]) for beta in betas]
-    return [make.make_rule(c.selection) for c in configs if isinstance(c, LanguageConfig)]
+    return [c.selection.whole() for c in configs if isinstance(c, LanguageConfig)]
 
 
 def measure(setup: Setup, folder: Path, betas: Sequence[float] = BETAS) -> dict[str, Any]:
@@ -85,14 +85,14 @@ def measure(setup: Setup, folder: Path, betas: Sequence[float] = BETAS) -> dict[
     _, rows = separate_run(setup, rules[0])  # compiles
     RolloutStore(folder).append(dict(rows), name="round-001-policy")
     warm, _ = read_candidates(folder, field="benchmark")
-    reselect.reselect(warm, rules[0], setup.config.seed)
+    reselect.reselect(warm, lambda _: rules[0], setup.config.seed)
     start = time.perf_counter()
     accepted = [separate_run(setup, rule)[0] for rule in rules]
     separate = time.perf_counter() - start
     start = time.perf_counter()
     groups, problems = read_candidates(folder, field="benchmark")
     for rule in rules:
-        reselect.reselect(groups, rule, setup.config.seed)
+        reselect.reselect(groups, lambda _, rule=rule: rule, setup.config.seed)
     sweep = time.perf_counter() - start
     start = time.perf_counter()
     groups, problems = read_candidates(folder, field="benchmark")

@@ -26,7 +26,7 @@ def complete(line: str) -> list[str]:
     Returns:
       Whole words; bash takes "=" as a border of words, so after it the option alone.
 
-    >>> complete("rsft run selection=top")
+    >>> complete("rsft run selection=top_k")
     ['top_k']
     >>> complete("rsft run training.learning_r")
     ['training.learning_rate=']

@@ -31,8 +31,8 @@ _COLUMNS = ("rule", "law", "accepted", "rate", "reward", "by coin", "ESS", "dist
 def command(arguments: list[str]) -> ExitCode:
     """Prints a row for each rule and setting."""
     from ..language.candidates import ENDED_EARLY
-    from ..language.make import make_rule
     from ..language.reselect import reselect, reselect_by
+    from ..language.rule import make_rules
     from ..language.sliced import intervals_of, labels_by
     from ..terminal.console import Console
 
@@ -54,10 +54,10 @@ def command(arguments: list[str]) -> ExitCode:
     rows, by_group = [], []
     for selection, seed in settings:
         selection.check(most)
-        rule, by = make_rule(selection, allowed), selection.group_column()
+        rules, by = make_rules(selection, allowed), selection.group_column()
         groups = by and labels_by(records, [by], run, parsed.folder, "selection.by")[by]
-        rows.append(reselect(records, rule, seed, groups or None))
-        by_group += reselect_by(records, rule, seed, labels, intervals_of(run), groups or None)
+        rows.append(reselect(records, rules, seed, groups or None))
+        by_group += reselect_by(records, rules, seed, labels, intervals_of(run), groups or None)
     rounds = ", ".join(str(record.round) for record in records)
     console.table(f"{parsed.folder}: {parsed.arm}, round {rounds}", _COLUMNS, map(_row, rows))
     for table in by_group:

@@ -39,13 +39,14 @@ from rsft_jax.rounds import (
     run_rounds,
     run_rounds_with,
 )
-from rsft_jax.selection import SelectionRule
+from rsft_jax.selection import text_fingerprint
 from rsft_jax.training import TrainState
 from rsft_jax.types import Array, PRNGKey
 
 from . import make
 from .progress import Drawing, Steps
 from .prompts import round_prompts
+from .rule import RuleFn
 from .setup import Setup
 from .sliced import labels_of
 
@@ -72,7 +73,7 @@ class Arm:
 
     Attributes:
       name: "policy" or "control".
-      rule: what it accepts.
+      rules: what it accepts in each round.
       setup: what all arms share.
       store: where candidates are looked up before any is drawn.
       names: names the policies for the store.
@@ -81,7 +82,7 @@ class Arm:
     """
 
     name: str
-    rule: SelectionRule
+    rules: RuleFn
     setup: Setup
     store: KeptDraws
     names: PolicyNames
@@ -112,7 +113,9 @@ class Arm:
         if self.early is not None:
             return next(run_rounds_with(key, state, collect=play.collect, **shared))
         propose, score = play.propose, play.score
-        return next(run_rounds(key, state, propose=propose, score=score, rule=self.rule, **shared))
+        return next(
+            run_rounds(key, state, propose=propose, score=score, rule=self.rules(number), **shared)
+        )
 
     def _check(self) -> CheckFn:
         return functools.partial(self.setup.policy.gap, max_gap=self.setup.config.sampling.max_gap)
@@ -171,8 +174,9 @@ class _Play:
         return proposed._replace(info=Drawn(told.source, figures, counts=counts))
 
     def score(self, prompts: PromptBatch, completions: Completions) -> Scored:
-        """Scores by the rewards of the run, with the groups that the rule reads."""
+        """Scores by the rewards of the run; says which texts are alike, and groups for the rule."""
         scored = self._scored(prompts, completions)
+        scored = scored._replace(fingerprint=text_fingerprint(scored.info.texts))
         column = self.arm.setup.config.selection.group_column()
         if column is None:
             return scored
@@ -215,7 +219,7 @@ class _Play:
             prompts,
             policy=setup.policy,
             early=arm.early,
-            rule=arm.rule,
+            rule=arm.rules(self.number),
             reward=setup.reward,
             judge=setup.judge,
             num_candidates=num,

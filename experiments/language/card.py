@@ -13,7 +13,6 @@ from rsft_jax.selection import Law
 
 from ..settings.schema import LanguageConfig
 from ..settings.typed import leaves, to_dict
-from . import make
 from .exports import Format, TunedPolicy, is_hub_name
 from .licences import base_licence
 
@@ -81,7 +80,7 @@ def _made(
 ) -> list[tuple[str, str]]:
     """What was done, a row each."""
     config = tuned.config
-    rule = make.make_rule(config.selection, config.allow_packages)
+    rule = config.selection.whole(config.allow_packages)
     control = facts["arm"] == "control"
     weights = "of the last step"
     if facts["weights"] == "averaged":

@@ -66,7 +66,7 @@ def coins_of(folder: Path, round_: int, arm: str, allowed: Sequence[str] = ()) -
                 float(draws.coin[i, j]),
                 float(draws.below[i, j]),
             )
-            for i, j in np.argwhere(record.valid & np.isfinite(record.reward))
+            for i, j in np.argwhere(record.valid & np.isfinite(record.reward + draws.coin))
         },
         note,
     )

@@ -8,11 +8,9 @@ from rsft_jax.interop.endpoints import Answers, BudgetSpent, Completer, Endpoint
 from rsft_jax.policies import EndpointProposal
 from rsft_jax.rewards import Term
 from rsft_jax.rollouts import RolloutStore
-from rsft_jax.selection import stage_names
 
 from ..settings import schema
 from ..terminal.errors import ConfigError
-from . import make
 
 _ANSWERS = "answers"
 
@@ -28,17 +26,6 @@ def answers_store(config: schema.LanguageConfig | None, draws: Path) -> RolloutS
     if config is not None and config.store is not None:
         draws = Path(config.store)
     return RolloutStore(draws / _ANSWERS)
-
-
-def check_rule(config: schema.LanguageConfig) -> None:
-    """Refuses, before anything is loaded, a rule that needs what a proposal does not know.
-
-    Raises:
-      ConfigError: names the rule and what it would need.
-    """
-    if isinstance(config.proposal, schema.EndpointProposal):
-        rule = make.make_rule(config.selection, config.allow_packages)
-        config.proposal.check_rule(rule.needs, " > ".join(stage_names(rule)))
 
 
 def make_proposal(

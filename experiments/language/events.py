@@ -24,7 +24,7 @@ def log_round(folder: RunFolder, arm: Arm, report: RoundReport) -> dict[str, Any
     drawn: Drawn = report.info.propose
     record: Record = report.info.score
     if folder.writes:
-        verdict = verdict_of(report.collected.selection, arm.rule)
+        verdict = verdict_of(report.collected.selection, arm.rules(report.round))
         version = arm.setup.reward_version
         source = {**drawn.source, "reward_version": [version] * record.reward.size}
         record = with_log_prob(dataclasses.replace(record, verdict=verdict), report)

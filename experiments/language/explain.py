@@ -4,6 +4,8 @@ A coin is not stored, since it follows from the seed: it is drawn again, and sho
 rule, run again, gives the verdicts that are stored.
 """
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,7 +26,6 @@ from rsft_jax.selection import (
 from rsft_jax.types import PRNGKey
 
 from ..settings.rules import SelectionConfig
-from ..settings.rules.balanced import Balanced
 from ..settings.schema import LanguageConfig
 from ..terminal.errors import ConfigError, shown
 from . import make
@@ -36,8 +37,9 @@ class Draws(NamedTuple):
 
     Attributes:
       same: `[P, N]` whether the verdict is the stored one.
-      coin: `[P, N]` the uniform draw u of the stage that tosses a coin for each candidate; None
-        where no stage does, or where it cannot be told from outside.
+      coin: `[P, N]` the uniform draw u of the stage that tosses a coin for each candidate, NaN for
+        one that an earlier stage turned down; None where no stage does, or where it cannot be told
+        from outside.
       below: `[P, N]` what u must be below to pass that stage.
       by: the name of the stage.
     """
@@ -105,7 +107,8 @@ def tell(record: Record, place: int, run: LanguageConfig, draws: Draws) -> list[
 
     def told(j: int) -> Told:
         reward = float(rewards[j])
-        tossed = known and np.isfinite(reward)
+        coin = float(draws.coin[place, j]) if draws.coin is not None else math.nan
+        tossed = known and math.isfinite(reward + coin)
         return Told(
             number=j,
             reason=verdict.reasons[place * num + j],
@@ -114,7 +117,7 @@ def tell(record: Record, place: int, run: LanguageConfig, draws: Draws) -> list[
             terms={n: (float(v[place, j]), weights.get(n, 1.0)) for n, v in record.terms.items()},
             judge=float(record.judge[place, j]),
             accept_prob=float(verdict.accept_prob[place, j]),
-            coin=float(draws.coin[place, j]) if tossed and draws.coin is not None else None,
+            coin=coin if tossed else None,
             below=float(draws.below[place, j]) if tossed and draws.below is not None else None,
             log_weight=float(verdict.log_weight[place, j]),
             text=record.texts[place][j],
@@ -138,7 +141,8 @@ def draw_again(
       labels: the groups of the prompts, for a rule that reads them.
     """
     assert record.verdict is not None
-    rule = make.make_rule(run.selection, allowed)
+    settings = run.selection.in_round(record.round)
+    rule = settings.whole(allowed)
     if record.arm == "control":
         rule = first_control(rule) if run.sampling.early_stop else random_control(rule)
     again = select_again(record, rule, run.seed, labels)
@@ -147,8 +151,8 @@ def draw_again(
         return Draws(same)
     keys = round_keys(make.run_keys(run.seed)["rounds"], record.round)
     select = collect_keys(keys.collect).select
-    coin, below, by = _coin(run.selection, select, as_candidates(record, labels), allowed)
-    return Draws(same, coin, below, by)
+    found = _coin(settings, select, as_candidates(record, labels), allowed)
+    return Draws(same) if found is None else Draws(same, *found)
 
 
 def what_draws_say(draws: Draws) -> str:
@@ -166,13 +170,23 @@ def what_draws_say(draws: Draws) -> str:
 
 def _coin(
     settings: SelectionConfig, key: PRNGKey, candidates: Candidates, allowed: Sequence[str]
-) -> tuple[np.ndarray | None, np.ndarray | None, str]:
-    """The coin of the rule that the settings name, in front of its budget."""
-    if isinstance(settings, Balanced):
-        return _coin(settings.inner, jax.random.fold_in(key, 0), candidates, allowed)
-    rule: SelectionRule = settings.build(allowed)
+) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """The coin of the first rule that tosses one, what it must be below, and the rule's name."""
     if settings.limit() is not None:
-        key = jax.random.fold_in(key, 0)
+        key = jax.random.fold_in(key, 0)  # its budget is a stage behind it
+    for i, inner in enumerate(settings.within()):
+        own = jax.random.fold_in(key, i)
+        if (found := _coin(inner, own, candidates, allowed)) is not None:
+            return found
+        left = inner.whole(allowed).select(own, candidates).accepted
+        candidates = dataclasses.replace(candidates, valid=left)
+    return None if settings.within() else _own_coin(settings.build(allowed), key, candidates)
+
+
+def _own_coin(
+    rule: SelectionRule, key: PRNGKey, candidates: Candidates
+) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """The coin of a rule that is not made of others."""
     alone = rule.select(key, candidates)
     log_u = np.asarray(candidate_log_uniform(key, candidates))
     prob, accepted = np.asarray(alone.accept_prob), np.asarray(alone.accepted)
@@ -183,5 +197,6 @@ def _coin(
     clear = scored & (np.abs(log_u - log_prob) > 1e-5)
     tosses = ((prob > 0) & (prob < 1) & scored).any()
     if not tosses or ((log_u < log_prob) != accepted)[clear].any():
-        return None, None, ""
-    return np.exp(log_u), prob, " > ".join(rule.stages)
+        return None
+    met = np.where(scored, 1.0, np.nan)  # an earlier stage has turned the others down
+    return np.exp(log_u) * met, prob * met, " > ".join(rule.stages)

@@ -20,6 +20,7 @@ from ..settings.stored import read_config
 from ..terminal.errors import ConfigError, shown
 from . import make
 from .candidates import check_log_prob, place_of, read_candidates
+from .rule import make_rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +200,7 @@ def check_given(config: LanguageConfig, given: Given) -> None:
     field = f"candidates: {shown(config.candidates)}"
     if not given.valid.any():
         raise ConfigError(f"{field}; none of them can be trained on: {'; '.join(given.notes)}")
-    rule = make.make_rule(config.selection, config.allow_packages)
+    rule = make_rules(config.selection, config.allow_packages)(1)
     check_log_prob(dataclasses.replace(given.record, drawn=given.valid), rule, field)
     unknown = np.argwhere(np.isnan(given.log_probs).any(axis=-1))
     if config.training.clip_ratio is not None and unknown.size:

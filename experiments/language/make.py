@@ -202,14 +202,6 @@ def reward_version(reward: schema.RewardConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def make_rule(
-    selection: schema.SelectionConfig, allowed: Sequence[str] = ()
-) -> rules.SelectionRule:
-    """The selection rule, with its budget as a rule of its own behind it."""
-    rule, budget = selection.build(allowed), selection.limit()
-    return rule if budget is None else rules.chain(rule, rules.at_most(budget))
-
-
 def make_part(settings: schema.TrainingConfig, key: PRNGKey) -> training.Part:
     """Which parameters are trained; `key` draws the adapters."""
     remat = settings.remat

@@ -16,13 +16,21 @@ from rsft_jax.numerics.round_keys import round_keys
 from rsft_jax.rollouts import Record, RolloutStore, read_rollouts
 from rsft_jax.rounds import select_candidates
 from rsft_jax.sampling import acceptance_rate, effective_sample_size
-from rsft_jax.selection import Candidates, Selection, SelectionRule, random_control, stage_names
+from rsft_jax.selection import (
+    Candidates,
+    Selection,
+    SelectionRule,
+    random_control,
+    stage_names,
+    text_fingerprint,
+)
 
 from ..settings import schema
 from ..terminal.errors import ConfigError, shown
 from . import make
 from .candidates import check_log_prob
 from .endpoint import answers_store
+from .rule import RuleFn, controls
 from .sliced import selection_slices, slice_rows, slices_note
 
 
@@ -77,6 +85,7 @@ def as_candidates(record: Record, labels: Sequence[Label] | None = None) -> Cand
         valid=jnp.asarray(record.valid),
         log_proposal=jnp.asarray(np.where(record.valid, record.log_prob, 0.0), jnp.float32),
         finished=jnp.asarray(record.finished),
+        fingerprint=jnp.asarray(text_fingerprint(record.texts)),
         group=None if labels is None else jnp.asarray(group_numbers(labels)),
     )
 
@@ -99,13 +108,13 @@ def select_again(
 
 
 def reselect(
-    records: Sequence[Record], rule: SelectionRule, seed: int, groups: Groups | None = None
+    records: Sequence[Record], rules: RuleFn, seed: int, groups: Groups | None = None
 ) -> Reselected:
-    """Applies a rule, and its random control, to all records together.
+    """Applies the rule of each round, and its random control, to all records together.
 
     Args:
       records: the candidates.
-      rule: accepts or rejects.
+      rules: accepts or rejects, in each round.
       seed: of the run that drew them.
       groups: what a rule that reads groups reads.
 
@@ -113,11 +122,14 @@ def reselect(
       ConfigError: the rule needs log q of candidates, and one has none.
     """
     for record in records:
-        check_log_prob(record, rule, "reselect")
+        check_log_prob(record, rules(record.round), "reselect")
     own = [None] * len(records) if groups is None else groups
-    coin = random_control(rule)
-    chosen = [select_again(record, rule, seed, some) for record, some in zip(records, own)]
-    by_coin = [select_again(record, coin, seed, some) for record, some in zip(records, own)]
+    coin = controls(rules, random_control)
+
+    def selected(rules: RuleFn) -> list[Selection]:
+        return [select_again(r, rules(r.round), seed, some) for r, some in zip(records, own)]
+
+    chosen, by_coin = selected(rules), selected(coin)
     accepted = [np.asarray(s.accepted) for s in chosen]
     control = [np.asarray(s.accepted) for s in by_coin]
     log_weights = np.concatenate(  # of all: of one shape for every rule, so compiled once
@@ -128,8 +140,8 @@ def reselect(
     rate = acceptance_rate(num_accepted, num_scored)
     texts, control_texts = _texts(records, accepted), _texts(records, control)
     return Reselected(
-        rule=" > ".join(stage_names(rule)),
-        law=rule.law.name,
+        rule=_name(records, rules),
+        law=min(rules(record.round).law for record in records).name,
         num_scored=num_scored,
         num_accepted=num_accepted,
         rate=(float(rate.estimate), float(rate.low), float(rate.high)),
@@ -155,7 +167,7 @@ class Table(NamedTuple):
 
 def reselect_by(
     records: Sequence[Record],
-    rule: SelectionRule,
+    rules: RuleFn,
     seed: int,
     labels: Mapping[str, Groups],
     intervals: tuple[float, int],
@@ -165,7 +177,7 @@ def reselect_by(
 
     Args:
       records: the candidates.
-      rule: accepts or rejects.
+      rules: accepts or rejects, in each round.
       seed: of the run that drew them.
       labels: column -> for each record the groups of its prompts.
       intervals: their confidence and resamples.
@@ -173,7 +185,7 @@ def reselect_by(
     """
     own = [None] * len(records) if groups is None else groups
     accepted = [
-        np.asarray(select_again(record, rule, seed, some).accepted)
+        np.asarray(select_again(record, rules(record.round), seed, some).accepted)
         for record, some in zip(records, own)
     ]
     tables = []
@@ -181,7 +193,7 @@ def reselect_by(
         slices = selection_slices(records, accepted, of_records, intervals)
         tables.append(
             Table(
-                f"{' > '.join(stage_names(rule))} by {column}",
+                f"{_name(records, rules)} by {column}",
                 (column, *slices),
                 slice_rows(slices),
                 slices_note(slices),
@@ -255,6 +267,12 @@ def _mean_of_known(values: np.ndarray) -> tuple[float | None, int]:
     """The mean of what is a number, and how many are none."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else None, len(values) - len(known)
+
+
+def _name(records: Sequence[Record], rules: RuleFn) -> str:
+    """The stages of the rule; of a schedule those of each round."""
+    names = (" > ".join(stage_names(rules(record.round))) for record in records)
+    return ", then ".join(dict.fromkeys(names))
 
 
 def _texts(records: Sequence[Record], accepted: Sequence[np.ndarray]) -> list[str]:

@@ -26,6 +26,7 @@ from .endpoint import answers_store, cap_behind, check_clients
 from .evaluate import evaluate, log_evaluation
 from .events import log_round
 from .judged_stop import stops_by_judge
+from .rule import controls, make_rules
 from .setup import Setup, make_setup
 from .shown import explain_empty, show_evaluations, show_round
 
@@ -37,14 +38,14 @@ def run_language(config: LanguageConfig, folder: RunFolder) -> ExitCode:
     setup = make_setup(config, console, answers_store(config, folder.draws))
     check_clients(setup.proposal, [*setup.reward.members, setup.judge])
     draws = RolloutStore(config.store or folder.draws)
-    rule = make.make_rule(config.selection, config.allow_packages)
-    control = random_control(rule) if early is None else first_control(rule)
+    rules = make_rules(config.selection, config.allow_packages)
+    control = controls(rules, random_control if early is None else first_control)
     store = KeptDraws(draws, setup.policy.tokenizer, config.sampling.max_new_tokens)
     names = PolicyNames(setup.policy, repr(config.training.part))
     arms = {
         name: Arm(
             name=name,
-            rule=rule if name == "policy" else control,
+            rules=rules if name == "policy" else control,
             setup=setup,
             store=store,
             names=names,

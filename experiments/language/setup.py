@@ -26,8 +26,9 @@ from ..terminal.console import Console
 from ..terminal.errors import ConfigError, one_line
 from . import make
 from .candidates import ENDED_EARLY
-from .endpoint import check_rule, make_proposal
+from .endpoint import make_proposal
 from .given import Given, check_given, read_given
+from .rule import check_rule
 from .sliced import labels_of
 
 

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..terminal.errors import ConfigError, one_line, shown
 from .groups import COMMAND_OF, group_options
+from .nested_rules import with_rule_defaults
 from .overrides import parse_overrides
 from .plain_data import check_yaml, resolve
 from .reward_words import with_present_reward, with_setting
@@ -211,7 +212,10 @@ def _with_values(
                 data["reward"] = with_setting(data["reward"], name, value)
         else:
             _set_value(data, override)
-    return resolve(data)
+    data = resolve(data)
+    if "selection" in data:
+        data["selection"] = with_rule_defaults(data["selection"], config_dir)
+    return data
 
 
 def _terms(override: Override) -> dict[str, Any]:

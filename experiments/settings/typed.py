@@ -47,9 +47,13 @@ class Open:
           TypeError: two of them have the same tag.
         """
         by_tag: dict[str, type[Self]] = {}
-        for module in modules_in(cls.FOLDER):
+        modules = list(modules_in(cls.FOLDER))
+        names = {module.__name__ for module in modules}
+        for module in modules:
             for value in vars(module).values():
                 if not (isinstance(value, type) and issubclass(value, cls)):
+                    continue
+                if value.__module__ in names - {module.__name__}:  # which brings it itself
                     continue
                 tag = _tag(value)
                 if tag is None:

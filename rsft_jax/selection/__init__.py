@@ -9,7 +9,12 @@ from rsft_jax.selection.fingerprint import text_fingerprint, token_fingerprint
 from rsft_jax.selection.finished import finished
 from rsft_jax.selection.order import best_of_n, quantile, top_fraction, top_k
 from rsft_jax.selection.randomness import candidate_bits, candidate_log_uniform
-from rsft_jax.selection.rejection import density_ratio, rso_finite, statistical_rejection
+from rsft_jax.selection.rejection import (
+    density_ratio,
+    rso_finite,
+    statistical_rejection,
+    with_target_of_reward,
+)
 from rsft_jax.selection.resampling import importance_resample
 from rsft_jax.selection.thresholds import correct, num_partial, rising_threshold, threshold
 from rsft_jax.selection.types import (
@@ -56,4 +61,5 @@ __all__ = [
     "top_fraction",
     "top_k",
     "unique",
+    "with_target_of_reward",
 ]

@@ -5,6 +5,8 @@
 The rules differ in what they know of p~ / q and in M.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -23,7 +25,9 @@ from rsft_jax.selection.types import (
     Candidates,
     Decision,
     Law,
+    Selection,
     SelectionRule,
+    check_candidates,
     check_count,
     label,
     make_rule,
@@ -173,6 +177,51 @@ def density_ratio(
         needs={"log_proposal", "log_target"},
         separable=rate is None,
     )
+
+
+def with_target_of_reward(rule: SelectionRule, beta: Numeric | None = None) -> SelectionRule:
+    """Lets a rule that compares densities take the target from the reward.
+
+    With `beta` the target is q exp(r / beta), whose ratio to q is known without q; with None the
+    reward is log p itself, in nats and perhaps up to a constant.
+
+    Law: that of `rule` for this target.
+
+    Args:
+      rule: such as `density_ratio`; needs `log_target`.
+      beta: temperature, in units of the reward, > 0, a number or `[P]`; may be traced. None where
+        the reward is log p.
+
+    Returns:
+      The rule; with `beta` it needs neither density, else `log_proposal` alone.
+
+    Raises:
+      ValueError: if `beta` is a number that is not finite and > 0.
+
+    Example:
+      >>> candidates = Candidates(rewards=jnp.array([[0.0, -0.5]]), valid=jnp.ones((1, 2), bool))
+      >>> rule = with_target_of_reward(density_ratio(log_envelope=0.0), beta=0.5)
+      >>> [round(a, 3) for a in rule.select(jax.random.key(0), candidates).accept_prob[0].tolist()]
+      [1.0, 0.368]
+
+    References:
+      The ratio of q exp(r / beta) to q: Liu et al. (2023), https://arxiv.org/abs/2309.06657,
+      equation 8.
+    """
+    if beta is not None:
+        check_number("beta", beta, above=0)
+    known = {"log_target"} if beta is None else {"log_target", "log_proposal"}
+
+    def select(key: PRNGKey, candidates: Candidates) -> Selection:
+        candidates = check_candidates(candidates)
+        rewards = candidates.rewards
+        densities: dict[str, Array] = {"log_target": rewards}
+        if beta is not None:
+            tilt = rewards / temperature(beta, rewards)
+            densities = {"log_target": tilt, "log_proposal": jnp.zeros_like(rewards)}
+        return rule.select(key, dataclasses.replace(candidates, **densities))
+
+    return rule._replace(select=jax.jit(select), needs=rule.needs - known)
 
 
 def log_density_ratio(candidates: Candidates) -> Array:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from rsft_jax.experiments.language import make
 from rsft_jax.experiments.language.reselect import random_control, select_again
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.settings.stored import save_config
@@ -32,7 +31,7 @@ def write_stored_run(path: Path, *overrides: str, prompts=6, num=8, rounds=2, se
     config = load_config(["experiment=smoke", *data, *overrides])
     save_config(config, path / "config.yaml")
     rng, store = np.random.default_rng(seed), RolloutStore(path / "rollouts")
-    rule = make.make_rule(config.selection)
+    rule = config.selection.whole()
     labels = [row["group"] for row in rows[:prompts]]
     for number in range(1, rounds + 1):
         for arm, own in (("policy", rule), ("control", random_control(rule))):

@@ -225,7 +225,7 @@ def test_two_variants_of_one_name_are_refused(add):
 def test_what_was_added_is_gone_with_its_file(options):
     mine = options("selection", "worst", "rule: worst\nbelow: 0.5\n")
     with pytest.raises(
-        ConfigError, match=r"selection\.rule: 'worst' is not one of balanced, best_of_n"
+        ConfigError, match=r"selection\.rule: 'worst' is not one of at_most, balanced"
     ):
         load_config(mine[2:], Path(mine[1]))
     assert "coins" not in kinds.kinds()

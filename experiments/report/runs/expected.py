@@ -31,9 +31,10 @@ def predicted_rate(rewards: np.ndarray, selection: Mapping[str, Any]) -> float:
       selection: settings of the rule, as in a run's `selection`.
 
     Returns:
-      Expected accepted over scored candidates; NaN for a rule that cannot be asked: its settings
-      are not whole or do not fit the candidates, or it is a function of somebody's own, whose code
-      no report runs.
+      Expected accepted over scored candidates, of a schedule in its first round; NaN for a rule
+      that cannot be asked: its settings are not whole or do not fit the candidates, it tosses no
+      coin of each candidate's own, or it is a function of somebody's own, whose code no report
+      runs.
 
     Example:
       >>> rule = {"rule": "threshold", "minimum": 0.5, "budget": None}
@@ -44,8 +45,8 @@ def predicted_rate(rewards: np.ndarray, selection: Mapping[str, Any]) -> float:
     if not num_scored:
         return math.nan
     try:
-        settings = build(schema.SelectionConfig, selection, "selection")
-        if any(settings.functions()):  # code of the user's own
+        settings = build(schema.SelectionConfig, selection, "selection").in_round(1)
+        if any(settings.functions()) or not settings.PREDICTS:  # code of the user's own
             return math.nan
         probs = accept_probs(rewards, settings)
     except ValueError:  # ConfigError among them: a stored run may hold anything
@@ -64,8 +65,8 @@ def accept_probs(rewards: np.ndarray, settings: schema.SelectionConfig) -> np.nd
     Returns:
       `[P, N]` `Selection.accept_prob` of the rule; where it draws no coin, 0 or 1.
     """
-    values = dataclasses.asdict(settings)
-    numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+    values = {name: getattr(settings, name) for name in settings.TRACED}
+    numbers = {name: value for name, value in values.items() if value is not None}
     kind = dataclasses.replace(settings, **dict.fromkeys(numbers, 0.0))
     return np.asarray(_probs_of(kind)(numbers, rewards), np.float64)
 

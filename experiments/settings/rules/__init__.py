@@ -6,6 +6,12 @@ configs/selection/ or in a folder of your own (`-cd`):
 
     @dataclass(frozen=True, kw_only=True)
     class Mine(SelectionConfig):
+        ABOUT = About(
+            law="q(y) 1[r(y) >= width] / Z",
+            cost="as many as reach it",
+            source="nobody yet",
+            examples=("selection=mine selection.width=0.5",),
+        )
         rule: Literal["mine"]
         width: float
 
@@ -18,9 +24,10 @@ The library is imported when a rule is built and not before: help and completion
 settings, too.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from ...terminal.errors import ConfigError
 from .. import checks
@@ -28,6 +35,23 @@ from ..typed import Open
 
 if TYPE_CHECKING:
     from rsft_jax.selection import SelectionRule
+
+
+class About(NamedTuple):
+    """What `rsft rules` says of a rule, besides what the rule itself knows.
+
+    Attributes:
+      law: what an accepted candidate follows, or what is tended to; q is the law of the draws, r
+        the reward, Z a constant.
+      cost: how many of N candidates of a prompt are kept.
+      source: who published it, with year and place.
+      examples: settings, one for each law that the rule can have.
+    """
+
+    law: str
+    cost: str
+    source: str
+    examples: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +63,13 @@ class SelectionConfig(Open):
     """
 
     FOLDER: ClassVar[str] = "settings.rules"
+    ABOUT: ClassVar[About]
     JUDGES_EACH: ClassVar[str | None] = None
     """When the rule judges each candidate by itself, in words behind its name; None for never."""
+    TRACED: ClassVar[tuple[str, ...]] = ()
+    """Fields whose numbers the rule also takes as arrays, so that all share one compilation."""
+    PREDICTS: ClassVar[bool] = True
+    """Whether `Selection.accept_prob` is that of a coin of each candidate's own (or 0 or 1)."""
     rule: str
 
     def check(self, num_candidates: int) -> None:
@@ -64,6 +93,22 @@ class SelectionConfig(Open):
     def limit(self) -> int | None:
         """The budget: how many of the candidates that are accepted a prompt keeps; None for all."""
         return None
+
+    def whole(self, allowed: Sequence[str] = ()) -> "SelectionRule":
+        """The rule, with its budget as a rule of its own behind it."""
+        from rsft_jax import selection
+
+        rule, budget = self.build(allowed), self.limit()
+        return rule if budget is None else selection.chain(rule, selection.at_most(budget))
+
+    def in_round(self, number: int) -> "SelectionConfig":
+        """The settings of a round, counted from 1; the same for all but a schedule."""
+        del number
+        return self
+
+    def within(self) -> "tuple[SelectionConfig, ...]":
+        """The rules that this one is made of, in order; the i-th draws from `fold_in(key, i)`."""
+        return ()
 
     def judges_each(self) -> bool:
         """Whether each candidate is judged by itself, by what the settings tell.
@@ -133,6 +178,22 @@ class BudgetedConfig(SelectionConfig):
     def limit(self) -> int | None:
         """The budget."""
         return self.budget
+
+
+@contextlib.contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Lets errors of a rule's settings name the place of the rule, as `selection.inner`.
+
+    Raises:
+      ConfigError: as raised within, with the field's full name.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        text = str(error)
+        if text.startswith("selection."):
+            text = f"{place}.{text.removeprefix('selection.')}"
+        raise ConfigError(text) from None
 
 
 def _judging_each() -> str:

@@ -1,12 +1,12 @@
 """Another rule, less by coin where groups of prompts are accepted more than others."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ...terminal.errors import ConfigError
 from .. import checks
-from . import SelectionConfig
+from . import About, SelectionConfig, placed
 
 if TYPE_CHECKING:
     from rsft_jax.selection import SelectionRule
@@ -22,6 +22,16 @@ class Balanced(SelectionConfig):
       inner: the rule whose acceptances are thinned, with its budget.
     """
 
+    ABOUT: ClassVar[About] = About(
+        law="that of the inner rule, given its prompt; the shares of groups change",
+        cost="what the inner rule keeps, less by coin in groups above the lowest rate + max_gap",
+        source="Calders 2009; Hardt 2016, 1610.02413",
+        examples=(
+            "selection=balanced selection.by=group "
+            "'selection.inner={rule: threshold, minimum: 0.5, budget: 2}'",
+        ),
+    )
+    PREDICTS: ClassVar[bool] = False
     rule: Literal["balanced"]
     by: str
     max_gap: float
@@ -35,21 +45,22 @@ class Balanced(SelectionConfig):
             raise ConfigError(
                 f"selection.inner.rule: {self.inner.rule}; must have no groups itself"
             )
-        try:
+        with placed("selection.inner"):
             self.inner.check(num_candidates)
-        except ConfigError as error:
-            text = str(error)
-            if text.startswith("selection."):
-                text = f"selection.inner.{text.removeprefix('selection.')}"
-            raise ConfigError(text) from None
 
     def build(self, allowed: Sequence[str] = ()) -> "SelectionRule":
         """The rule; the inner one's budget is inside it."""
         from rsft_jax import selection
 
-        rule, budget = self.inner.build(allowed), self.inner.limit()
-        rule = rule if budget is None else selection.chain(rule, selection.at_most(budget))
-        return selection.balanced(rule, self.max_gap)
+        return selection.balanced(self.inner.whole(allowed), self.max_gap)
+
+    def in_round(self, number: int) -> SelectionConfig:
+        """With the inner rule of the round."""
+        return replace(self, inner=self.inner.in_round(number))
+
+    def within(self) -> tuple[SelectionConfig, ...]:
+        """The inner rule."""
+        return (self.inner,)
 
     def group_column(self) -> str | None:
         """The column that names the group of a prompt."""

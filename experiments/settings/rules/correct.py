@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from .. import checks
-from . import BudgetedConfig
+from . import About, BudgetedConfig
 
 if TYPE_CHECKING:
     from rsft_jax.selection import SelectionRule
@@ -20,6 +20,16 @@ class Correct(BudgetedConfig):
       contrast: leave out prompts whose candidates are all correct or all wrong.
     """
 
+    ABOUT: ClassVar[About] = About(
+        law="q(y) 1[y is correct] / Z",
+        cost="what is correct: none of a prompt that is too hard",
+        source="Zelikman 2022, STaR, 2203.14465; Singh 2023, ReST-EM, 2312.06585",
+        examples=(
+            "selection=correct selection.contrast=false",
+            "selection=correct",
+        ),
+    )
+    TRACED: ClassVar[tuple[str, ...]] = ("minimum",)
     JUDGES_EACH: ClassVar[str | None] = "without contrast"
     rule: Literal["correct"]
     minimum: float

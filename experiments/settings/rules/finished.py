@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from . import BudgetedConfig
+from . import About, BudgetedConfig
 
 if TYPE_CHECKING:
     from rsft_jax.selection import SelectionRule
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 class Finished(BudgetedConfig):
     """Accepts what ended with a stop token, whatever its reward, and not what the limit cut."""
 
+    ABOUT: ClassVar[About] = About(
+        law="q(y) 1[y ended itself] / Z",
+        cost="what ended itself",
+        source="this project; the policy given an event",
+        examples=("selection=finished",),
+    )
     JUDGES_EACH: ClassVar[str | None] = ""
     rule: Literal["finished"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ...terminal.errors import ConfigError
 from .. import user_code
-from . import BudgetedConfig
+from . import About, BudgetedConfig
 
 if TYPE_CHECKING:
     from rsft_jax.selection import SelectionRule
@@ -23,6 +23,12 @@ class OwnRule(BudgetedConfig):
       options: its arguments, by name.
     """
 
+    ABOUT: ClassVar[About] = About(
+        law="what your function says",
+        cost="what your function keeps",
+        source="your own package",
+        examples=("selection=own selection.function=mylab.rules.middle allow_packages=[mylab]",),
+    )
     JUDGES_EACH: ClassVar[str | None] = "if its function says so"
     rule: Literal["own"]
     function: str

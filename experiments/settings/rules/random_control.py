@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from . import CountedConfig
+from . import About, CountedConfig
 
 if TYPE_CHECKING:
     from rsft_jax.selection import SelectionRule
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 class RandomControl(CountedConfig):
     """Accepts k candidates of each prompt by coin, whatever their reward."""
 
+    ABOUT: ClassVar[About] = About(
+        law="q",
+        cost="k of N",
+        source="the control of this project's experiments",
+        examples=("selection=random_control selection.k=2",),
+    )
     rule: Literal["random_control"]
 
     def build(self, allowed: Sequence[str] = ()) -> "SelectionRule":

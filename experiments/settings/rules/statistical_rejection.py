@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from .. import checks
-from . import BudgetedConfig
+from . import About, BudgetedConfig
 
 if TYPE_CHECKING:
     from rsft_jax.selection import SelectionRule
@@ -21,6 +21,16 @@ class StatisticalRejection(BudgetedConfig):
       max_reward: a bound on the reward (then the law is exact); null takes the largest seen.
     """
 
+    ABOUT: ClassVar[About] = About(
+        law="q(y) exp(r(y) / beta) / Z",
+        cost="E exp((r - max_reward) / beta) of N, fewer the smaller beta",
+        source="Liu 2023, RSO, 2309.06657, theorem 1",
+        examples=(
+            "selection=statistical_rejection selection.beta=0.5 selection.max_reward=1",
+            "selection=statistical_rejection selection.beta=0.5",
+        ),
+    )
+    TRACED: ClassVar[tuple[str, ...]] = ("beta", "max_reward")
     JUDGES_EACH: ClassVar[str | None] = "with a selection.max_reward"
     rule: Literal["statistical_rejection"]
     beta: float

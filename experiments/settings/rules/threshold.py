@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from .. import checks
-from . import BudgetedConfig
+from . import About, BudgetedConfig
 
 if TYPE_CHECKING:
     from rsft_jax.selection import SelectionRule
@@ -20,6 +20,13 @@ class Threshold(BudgetedConfig):
       minimum: lowest reward accepted.
     """
 
+    ABOUT: ClassVar[About] = About(
+        law="q(y) 1[r(y) >= minimum] / Z",
+        cost="what reaches it: none of a hard prompt",
+        source="Gulcehre 2023, ReST, 2308.08998",
+        examples=("selection=threshold selection.minimum=0.5",),
+    )
+    TRACED: ClassVar[tuple[str, ...]] = ("minimum",)
     JUDGES_EACH: ClassVar[str | None] = ""
     rule: Literal["threshold"]
     minimum: float

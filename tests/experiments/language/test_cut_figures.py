@@ -36,7 +36,7 @@ def test_the_confidence_shown_is_that_of_the_intervals(confidence, words):
 def test_each_rule_says_in_its_own_file_whether_it_judges_each():
     variants = SelectionConfig.variants()
     assert {name for name, rule in variants.items() if rule.JUDGES_EACH is not None} == {
-        "correct", "finished", "own", "statistical_rejection", "threshold",
+        "correct", "density_ratio", "finished", "own", "statistical_rejection", "threshold",
     }  # fmt: skip
     for name, rule in variants.items():
         # Field by field: a rule that never judges each is not one of those named, and the reverse.
@@ -44,8 +44,8 @@ def test_each_rule_says_in_its_own_file_whether_it_judges_each():
         assert not (rule.JUDGES_EACH is None and rule(**values).judges_each()), name
     top_k = variants["top_k"](rule="top_k", k=1)
     named = (
-        "are correct without contrast, finished, own if its function says so, "
-        "statistical_rejection with a selection.max_reward and threshold"
+        "are correct without contrast, density_ratio with a selection.log_envelope, finished, own "
+        "if its function says so, statistical_rejection with a selection.max_reward and threshold"
     )
     with pytest.raises(ConfigError, match=named):
         top_k.check_early_stop()

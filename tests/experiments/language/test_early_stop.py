@@ -9,7 +9,6 @@ import pytest
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.language import arms, make
 from rsft_jax.experiments.language.candidates import read_candidates
-from rsft_jax.experiments.language.make import make_rule
 from rsft_jax.experiments.language.reselect import select_again
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
@@ -235,7 +234,7 @@ def test_reselecting_a_stopped_run_gives_its_own_selection_and_warns(stopped, ca
     folder, _ = stopped
     groups, _ = read_candidates(folder.path)
     (group, *_) = [g for g in groups if (g.arm, g.round) == ("policy", 1)]
-    rule = make_rule(load_config(EARLY).selection)
+    rule = load_config(EARLY).selection.whole()
     rows = read_rollouts(folder.rollout_path(1, "policy"))
     again = np.asarray(select_again(group, rule, 0).accepted)
     assert again[group.valid].tolist() == rows["accepted"].tolist()

@@ -161,9 +161,9 @@ def test_a_ratio_of_tokens_whose_probability_is_unknown_is_refused_with_file_and
 def test_a_rule_of_probabilities_is_refused_where_one_is_unknown(tmp_path, monkeypatch):
     record = offer(tmp_path, [{"completion": "a", "log_prob": -3.5}, {"completion": "b"}]).record
     with pytest.raises(ConfigError, match=r"selection: likely; needs the log_prob .*jsonl:2 has"):
-        reselect.reselect([record], LIKELY, seed=0)
-    assert reselect.reselect([record], best_of_n(), seed=0).num_accepted == 1
-    monkeypatch.setattr(given.make, "make_rule", lambda *_: LIKELY)
+        reselect.reselect([record], lambda number: LIKELY, seed=0)
+    assert reselect.reselect([record], lambda number: best_of_n(), seed=0).num_accepted == 1
+    monkeypatch.setattr(given, "make_rules", lambda *_: lambda number: LIKELY)
     found = given.Offer(record.asked, record).encode(TOKENIZER, 4)
     with pytest.raises(ConfigError, match=r"selection: likely; needs the log_prob .*jsonl:2 has"):
         given.check_given(load_config(list(smoke.SMOKE)), found)

@@ -8,7 +8,7 @@ import pytest
 from rsft_jax.experiments.cli import main
 from rsft_jax.experiments.language import reselect
 from rsft_jax.experiments.language.candidates import read_candidates
-from rsft_jax.experiments.language.make import make_rule
+from rsft_jax.experiments.language.rule import make_rules
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.errors import ConfigError, ExitCode
 from rsft_jax.policies import LanguagePolicy
@@ -95,7 +95,7 @@ def test_reselecting_twelve_betas_gives_what_the_run_accepts(first):
     groups, problems = read_candidates(folder.path)
     assert problems == []
     policy, control = groups
-    rule = make_rule(load_config(SMOKE).selection)
+    rule = load_config(SMOKE).selection.whole()
     stored = read_rollouts(folder.rollout_path(1, "policy"))
     selection = reselect.select_again(policy, rule, seed=0)
     np.testing.assert_array_equal(np.asarray(selection.accepted).ravel(), stored["accepted"])
@@ -108,7 +108,7 @@ def test_reselecting_twelve_betas_gives_what_the_run_accepts(first):
     rates = []
     for beta in betas:
         again = load_config([*SMOKE, f"selection.beta={beta}", "selection.budget=null"])
-        rates.append(reselect.reselect([policy], make_rule(again.selection), seed=0).rate[0])
+        rates.append(reselect.reselect([policy], make_rules(again.selection), seed=0).rate[0])
     assert rates == sorted(rates)
     assert rates[0] < rates[-1]
 

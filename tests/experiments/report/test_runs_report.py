@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import yaml
 
-from rsft_jax.experiments.language import make
 from rsft_jax.experiments.report import write_runs_report
 from rsft_jax.experiments.report.run.differences import new_words
 from rsft_jax.experiments.report.runs.expected import gaussian_rate, predicted_rate
@@ -155,7 +154,7 @@ def test_samples_stand_side_by_side_with_their_new_words_marked(sweep, page):
 def test_expected_acceptance_is_the_mean_over_the_coins_of_the_rule(selection):
     rewards = np.random.default_rng(0).uniform(-1, 1, (6, 5)).astype(np.float32)
     rewards[2, 3] = np.nan
-    rule = make.make_rule(typed(schema.SelectionConfig, selection, "selection"))
+    rule = typed(schema.SelectionConfig, selection, "selection").whole()
     candidates = Candidates(rewards=rewards, valid=np.isfinite(rewards))
     keys = jax.random.split(jax.random.key(0), 4000)
     accepted = jax.jit(jax.vmap(lambda key: rule.select(key, candidates).accepted.sum()))(keys)

@@ -56,6 +56,12 @@ def test_every_option_of_every_group_composes(group, option):
         assert "inner: missing" in refusal([*overrides, f"{group}.by=level"])
         inner = "{rule: threshold, minimum: 0.5, budget: 2}"
         overrides += [f"{group}.by=level", f"{group}.inner={inner}"]
+    if option == "chain":
+        assert "stages: missing" in refusal(overrides)
+        overrides.append(f"{group}.stages=[finished,unique]")
+    if option == "rising_threshold":
+        assert "minimums: missing" in refusal(overrides)
+        overrides.append(f"{group}.minimums=[0.1,0.2]")
     if option == "own":
         assert "function: missing" in refusal(overrides)
         overrides += [f"{group}.function=mylab.own.make", "allow_packages=[mylab]"]
@@ -323,7 +329,7 @@ def test_sweep_is_the_product_of_its_axes_in_order():
 
 def test_sweep_reads_choices_and_globs_and_drops_equal_jobs():
     assert expand_sweep(["seed=choice(1,1,2)"]) == [["seed=1"], ["seed=2"]]
-    swept = expand_sweep(["selection=glob(*_*,exclude=[best*,statistical*])"])
+    swept = expand_sweep(["selection=glob([random_*,top_*],exclude=*_fraction)"])
     assert swept == [["selection=random_control"], ["selection=top_k"]]
     assert expand_sweep(["training.learning_rate=1e-5,1e-4"])[1] == [
         "training.learning_rate=0.0001"

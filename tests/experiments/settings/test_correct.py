@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from rsft_jax.experiments.language.make import make_rule
 from rsft_jax.experiments.settings.compose import load_config
 from rsft_jax.experiments.terminal.errors import ConfigError
 from rsft_jax.selection import Candidates, stage_names
@@ -14,7 +13,7 @@ REWARDS = np.array([[1, 1, 1], [0, 1, 0.99], [0, 0, 0], [1, 0, 1]], np.float32)
 
 def accepted(*overrides):
     config = load_config(["experiment=smoke", "selection=correct", *overrides])
-    rule = make_rule(config.selection)
+    rule = config.selection.whole()
     candidates = Candidates(rewards=REWARDS, valid=np.ones(REWARDS.shape, bool))
     chosen = rule.select(jax.random.key(0), candidates).accepted
     return stage_names(rule), np.asarray(chosen).astype(int).tolist()

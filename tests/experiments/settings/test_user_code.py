@@ -54,7 +54,7 @@ def test_own_reward_rule_and_model_are_used_when_their_package_is_allowed():
     terms = reward.terms(["p"], [["", "x" * 100]])
     assert list(terms)[-1] == "brevity"
     np.testing.assert_allclose(terms["brevity"], [[1.0, 0.5]])
-    rule = make.make_rule(config.selection, config.allow_packages)
+    rule = config.selection.whole(config.allow_packages)
     assert stage_names(rule) == ("threshold(0.5)",)
     assert make.load_policy(config.policy, config.allow_packages).tokenizer.vocab_size == 257
 
@@ -179,13 +179,13 @@ def test_stored_settings_are_a_record_and_no_permission(tmp_path, capsys, monkey
 def test_function_that_makes_no_rule_or_fails_is_one_line():
     config = load_config(["selection=own", "selection.function=mylab.rules.broken", ALLOW])
     with pytest.raises(ConfigError, match="must return a SelectionRule, got int"):
-        make.make_rule(config.selection, ["mylab"])
+        config.selection.whole(["mylab"])
     config = load_config(
         ["selection=own", "selection.function=mylab.rules.at_least", ALLOW,
          "selection.options={minimun: 1}"]
     )  # fmt: skip
     with pytest.raises(ConfigError, match=r"at_least failed \(TypeError"):
-        make.make_rule(config.selection, ["mylab"])
+        config.selection.whole(["mylab"])
 
 
 @pytest.mark.parametrize(
