@@ -8,6 +8,7 @@ import numpy as np
 
 from rsft_jax.sharding import replicate
 from rsft_jax.training import CheckpointError, Checkpoints, TrainState
+from rsft_jax.training.numbers import numbers_of, without_numbers
 
 from ..runs.folder import RunFolder
 from .prompts import round_cursor
@@ -63,16 +64,22 @@ def load_states(
         saved = jax.random.key_data(restored.arrays["keys"][name])
         if not np.array_equal(np.asarray(saved), np.asarray(jax.random.key_data(key))):
             raise CheckpointError(f"the checkpoint's key {name!r} is that of another seed")
-    return done, {
-        arm: state.replace(**{name: restored.arrays[f"{arm}-{name}"] for name in _SAVED})
-        for arm, state in states.items()
-    }
+    return done, {arm: _with_saved(arm, state, restored.arrays) for arm, state in states.items()}
+
+
+def _with_saved(arm: str, state: TrainState, arrays: Mapping[str, Any]) -> TrainState:
+    """An arm's state after the round; the optimizer's numbers are those of the settings."""
+    saved = {name: arrays[f"{arm}-{name}"] for name in _SAVED}
+    opt_state = numbers_of(state.opt_state, saved.pop("opt_state"))
+    return state.replace(**saved, opt_state=opt_state)
 
 
 def _saved_items(setup: Setup, states: Mapping[str, TrainState]) -> dict[str, Any]:
     """What a checkpoint holds of a run: every arm's train state, and the keys."""
     items: dict[str, Any] = {
-        f"{arm}-{name}": getattr(state, name) for arm, state in states.items() for name in _SAVED
+        f"{arm}-{name}": without_numbers(getattr(state, name))
+        for arm, state in states.items()
+        for name in _SAVED
     }
     keys, shardings = dict(setup.keys), setup.policy.shardings
     if shardings is not None:  # of several processes each holds a part of what is saved

@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -168,7 +169,7 @@ class Checkpoints:
 
         Args:
           abstract: the items wanted, as trees of arrays or `jax.ShapeDtypeStruct`; a leaf that has
-            a sharding is restored to it.
+            a sharding is restored to it, and an array that is bound to no device as such.
 
         Returns:
           The checkpoint, or None where none was ever completed.
@@ -209,7 +210,8 @@ class Checkpoints:
         read = self._orbax.restore(folder, args=ocp.args.Composite(**args)) if args else {}
         arrays = {
             item: jax.tree.unflatten(
-                jax.tree.structure(tree), [read[item][path] for path in wanted[item]]
+                jax.tree.structure(tree),
+                [_placed_as(leaf, read[item][path]) for path, leaf in wanted[item].items()],
             )
             for item, tree in abstract.items()
         }
@@ -271,6 +273,20 @@ def _abstract(leaf: Any) -> Any:
     sharding = getattr(leaf, "sharding", None)
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _placed_as(wanted: Any, read: Any) -> Any:
+    """What was read, bound to a device only where what was wanted is.
+
+    Orbax binds all it reads to a device; a program for arrays that are bound is another one than
+    that for arrays that are not, and a run that goes on would compile everything again.
+    """
+    if not isinstance(wanted, jax.Array) or wanted.committed or not isinstance(read, jax.Array):
+        return read
+    if jnp.issubdtype(read.dtype, jax.dtypes.prng_key):
+        data = jnp.array(np.asarray(jax.random.key_data(read)))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(read))
+    return jnp.array(np.asarray(read))  # a copy: the state is donated
 
 
 def _compare(

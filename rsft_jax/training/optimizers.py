@@ -1,6 +1,8 @@
 """Optimizers from a handful of arguments, each a chain of optax transformations."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +10,15 @@ import jax.numpy as jnp
 import optax
 
 from rsft_jax.numerics.checks import check_between, check_choice, check_number
-from rsft_jax.training.schedules import make_rate, make_schedule, scale_by_progress
-from rsft_jax.types import Params
+from rsft_jax.training.numbers import with_numbers
+from rsft_jax.training.schedules import (
+    make_rate,
+    make_schedule,
+    rate_of,
+    scale_by_progress,
+    schedule_of,
+)
+from rsft_jax.types import Numeric, Params
 
 OPTIMIZERS = ("adafactor", "adamw", "lion", "sgd")
 _DEFAULT_B2 = {"adamw": 0.999, "lion": 0.99}
@@ -51,8 +60,9 @@ def make_optimizer(
     and spares norm scales and biases. Parameters that are not trained are not in the train state
     and cost the optimizer nothing.
 
-    Build it once and pass it around: a compiled step compares it by identity, and another one
-    with the same numbers compiles again.
+    The learning rate, warm-up, clipping, weight decay and averaging are arguments of a compiled
+    step, by way of the state: optimizers that differ in these numbers alone share one program (see
+    `numbers.with_numbers`).
 
     Args:
       name: one of `OPTIMIZERS`.
@@ -90,25 +100,58 @@ def make_optimizer(
     for argument, value in fractions.items():
         if value is not None:
             check_between(argument, value, 0, 1, bounds="[)")
-    scaled: optax.GradientTransformation
-    if by_progress and schedule != "constant":
-        scaled = scale_by_progress(make_rate(learning_rate, schedule, warmup_steps=warmup_steps))
+    rate = {"learning_rate": learning_rate, "warmup_steps": warmup_steps}
+    if schedule == "constant" or not by_progress:
+        make_schedule(learning_rate, schedule, warmup_steps=warmup_steps, total_steps=total_steps)
     else:
-        rate = make_schedule(
-            learning_rate, schedule, warmup_steps=warmup_steps, total_steps=total_steps
-        )
-        scaled = optax.scale_by_learning_rate(rate)
-    parts: list[optax.GradientTransformation] = []
+        make_rate(learning_rate, schedule, warmup_steps=warmup_steps)
     if clip_norm is not None:
         check_number("clip_norm", clip_norm, above=0)
-        parts.append(_clip_by_global_norm(clip_norm))
-    parts += _direction(name, b1=b1, b2=b2, eps=eps, momentum=momentum)
-    if weight_decay:
-        parts.append(optax.add_decayed_weights(weight_decay, mask=_decayed))
-    parts.append(scaled)
-    if ema_decay is not None:
-        parts.append(average_params(ema_decay))
-    return _with_standard_promotion(optax.chain(*parts))
+    if name == "adamw":
+        check_between("eps", eps, 0, math.inf, bounds="[)")
+    given = {"clip_norm": clip_norm, "weight_decay": weight_decay or None, "ema_decay": ema_decay}
+    given = {key: value for key, value in given.items() if value is not None}
+    chain = _Chain(
+        name=name,
+        schedule=schedule,
+        total_steps=None if schedule == "constant" or by_progress else total_steps,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        momentum=momentum,
+    )
+    return with_numbers(chain, {**rate, **given})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Chain:
+    """A chain of optax transformations up to its numbers; which are given decides on its stages."""
+
+    name: str
+    schedule: str
+    total_steps: int | None
+    b1: float
+    b2: float
+    eps: float
+    momentum: float
+
+    def __call__(self, numbers: Mapping[str, Any]) -> optax.GradientTransformation:
+        """The chain with its numbers."""
+        parts: list[optax.GradientTransformation] = []
+        if "clip_norm" in numbers:
+            parts.append(_clip_by_global_norm(numbers["clip_norm"]))
+        parts += _direction(self.name, b1=self.b1, b2=self.b2, eps=self.eps, momentum=self.momentum)
+        if "weight_decay" in numbers:
+            parts.append(optax.add_decayed_weights(numbers["weight_decay"], mask=_decayed))
+        rate = (numbers["learning_rate"], self.schedule, numbers["warmup_steps"])
+        if self.schedule != "constant" and self.total_steps is None:
+            parts.append(scale_by_progress(rate_of(*rate)))
+        else:
+            by_step = schedule_of(*rate, total_steps=self.total_steps)
+            parts.append(optax.scale_by_learning_rate(by_step))
+        if "ema_decay" in numbers:
+            parts.append(average_params(numbers["ema_decay"]))
+        return _with_standard_promotion(optax.chain(*parts))
 
 
 def _direction(
@@ -116,7 +159,6 @@ def _direction(
 ) -> list[optax.GradientTransformation]:
     """From the gradient to the step at a rate of 1: what the optimizers differ in."""
     if name == "adamw":
-        check_between("eps", eps, 0, math.inf, bounds="[)")
         return [optax.scale_by_adam(b1=b1, b2=b2, eps=eps)]
     if name == "lion":
         return [optax.scale_by_lion(b1=b1, b2=b2)]
@@ -131,7 +173,7 @@ def _direction(
     return [optax.trace(decay=momentum)] if momentum else []
 
 
-def average_params(decay: float) -> optax.GradientTransformation:
+def average_params(decay: Numeric) -> optax.GradientTransformation:
     """Keeps ema <- decay * ema + (1 - decay) * theta of the parameters, and changes no update.
 
     The average starts at the parameters themselves. It must come last in a chain, where the updates
@@ -176,7 +218,7 @@ def averaged_params(opt_state: optax.OptState) -> Params:
     raise ValueError("opt_state keeps no average; see ema_decay of make_optimizer")
 
 
-def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+def _clip_by_global_norm(max_norm: Numeric) -> optax.GradientTransformation:
     """`optax.clip_by_global_norm` as one factor for all.
 
     Optax divides each leaf by the norm, which XLA does not repeat in the passes that read the

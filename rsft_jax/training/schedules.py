@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from rsft_jax.numerics.checks import check_between, check_choice, check_integer
-from rsft_jax.types import Array, Params
+from rsft_jax.types import Array, Numeric, Params
 
 SCHEDULES = ("constant", "cosine", "linear")
 
@@ -50,9 +50,15 @@ def make_rate(learning_rate: float, schedule: str = "constant", *, warmup_steps:
     check_choice("schedule", schedule, SCHEDULES)
     check_integer("warmup_steps", warmup_steps, 0)
 
+    return rate_of(learning_rate, schedule, warmup_steps)
+
+
+def rate_of(learning_rate: Numeric, schedule: str, warmup_steps: Numeric) -> RateFn:
+    """`make_rate` unchecked, of numbers that may be traced."""
+
     def rate(step: jax.typing.ArrayLike, progress: jax.typing.ArrayLike) -> Array:
         step = jnp.asarray(step).astype(jnp.float32)
-        rise = jnp.minimum((step + 1) / max(warmup_steps, 1), 1)
+        rise = jnp.minimum((step + 1) / jnp.maximum(warmup_steps, 1), 1)
         if schedule == "constant":
             return learning_rate * rise
         done = jnp.clip(jnp.asarray(progress).astype(jnp.float32), 0, 1)
@@ -88,20 +94,26 @@ def make_schedule(
       >>> [float(rate(t)) for t in range(6)]
       [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
-    rate = make_rate(learning_rate, schedule, warmup_steps=warmup_steps)
-    if schedule == "constant":
-        if not warmup_steps:
-            return optax.constant_schedule(learning_rate)
-        return lambda step: rate(step, 0)
-    if total_steps is None or total_steps <= warmup_steps:
+    make_rate(learning_rate, schedule, warmup_steps=warmup_steps)  # checks
+    if schedule != "constant" and (total_steps is None or total_steps <= warmup_steps):
         raise ValueError(
             f"total_steps must be above warmup_steps = {warmup_steps} for the {schedule} "
             f"schedule, got {total_steps}"
         )
-    span = total_steps - warmup_steps
+    return schedule_of(learning_rate, schedule, warmup_steps, total_steps=total_steps)
+
+
+def schedule_of(
+    learning_rate: Numeric, schedule: str, warmup_steps: Numeric, *, total_steps: int | None
+) -> optax.Schedule:
+    """`make_schedule` unchecked, of numbers that may be traced."""
+    rate = rate_of(learning_rate, schedule, warmup_steps)
 
     def at_step(step: jax.typing.ArrayLike) -> Array:
-        return rate(step, (jnp.asarray(step).astype(jnp.float32) - warmup_steps) / span)
+        if total_steps is None:
+            return rate(step, 0)
+        past = jnp.asarray(step).astype(jnp.float32) - warmup_steps
+        return rate(step, past / (total_steps - warmup_steps))
 
     return at_step
 
