@@ -60,10 +60,10 @@ def rate_of(learning_rate: Numeric, schedule: str, warmup_steps: Numeric) -> Rat
         step = jnp.asarray(step).astype(jnp.float32)
         rise = jnp.minimum((step + 1) / jnp.maximum(warmup_steps, 1), 1)
         if schedule == "constant":
-            return learning_rate * rise
+            return jnp.asarray(learning_rate * rise)
         done = jnp.clip(jnp.asarray(progress).astype(jnp.float32), 0, 1)
         fall = (1 + jnp.cos(jnp.pi * done)) / 2 if schedule == "cosine" else 1 - done
-        return learning_rate * rise * fall
+        return jnp.asarray(learning_rate * rise * fall)
 
     return rate
 
